@@ -1,0 +1,447 @@
+"""Settings of every exchangeable piece, as frozen dataclasses; free of torch, so that ``--help`` is quick.
+
+A config names the piece that it builds by its class attribute ``kind`` (the kind and name in ``mezzotint.registry``). ``to_dict`` and
+``from_dict`` turn any of them into the JSON of ``spec.json`` and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+from mezzotint.errors import ConfigError, unknown
+
+SPEC_VERSION = 1
+
+
+# --- schedules ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DiscreteConfig:
+    """Noise levels known at ``steps`` knots, given by betas (DDPM, Improved DDPM, ADM)."""
+
+    kind: ClassVar = ("schedule", "discrete")
+    betas: Literal["linear", "cosine", "quad", "warmup10", "warmup50", "const", "jsd"] = "linear"
+    """Name of the table of betas."""
+    steps: int = 1000
+    """Number of noise levels."""
+    custom: tuple[float, ...] | None = None
+    """The betas themselves, in place of a named table."""
+    interpolate: Literal["log_alpha", "log_sigma"] = "log_alpha"
+    """What is linear in t between two knots."""
+
+
+@dataclass(frozen=True)
+class VPConfig:
+    """Continuous variance-preserving schedule."""
+
+    kind: ClassVar = ("schedule", "vp")
+    shape: Literal["linear", "cosine"] = "linear"
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_min: float = 1e-3
+    """Smallest time that training and sampling use."""
+
+
+@dataclass(frozen=True)
+class VEConfig:
+    """Variance-exploding schedule; t is sigma itself. EDM's range is 0.002 to 80."""
+
+    kind: ClassVar = ("schedule", "ve")
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Straight path of flow matching: alpha = 1 - t, sigma = t."""
+
+    kind: ClassVar = ("schedule", "flow")
+    t_min: float = 1e-3
+
+
+ScheduleConfig = DiscreteConfig | VPConfig | VEConfig | FlowConfig
+
+
+# --- networks ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The U-Net of ADM and Improved DDPM, with every flag of theirs."""
+
+    kind: ClassVar = ("network", "unet")
+    in_channels: int = 0
+    """Channels of x; 0: those of the data."""
+    out_channels: int = 0
+    """Channels of the output; 0: those of the data, doubled where the variance is learned."""
+    low_res_channels: int = 0
+    """Channels of the low-resolution condition that is concatenated to x; 0: none."""
+    num_classes: int | None = None
+    """Rows of the label embedding, the null class included; None: no labels."""
+    width: int = 128
+    """Channels of the finest level before its multiplier."""
+    mults: tuple[float, ...] = (1, 2, 2, 2)
+    """Width multiplier of each level, finest first."""
+    blocks: int = 2
+    """Residual blocks a level."""
+    attention: tuple[int, ...] = (2, 4)
+    """Down-sampling factors at which attention acts."""
+    heads: int = 4
+    head_channels: int | None = None
+    """Channels a head; replaces ``heads``."""
+    heads_up: int | None = None
+    """Heads on the way up; None: as on the way down."""
+    attention_order: Literal["legacy", "new"] = "legacy"
+    """How the 3C channels of qkv are laid out: by head, or q, k, v first."""
+    scale_shift: bool = True
+    """Adaptive group normalisation; otherwise the embedding is added."""
+    resample: Literal["conv", "pool", "block"] = "conv"
+    """Strided convolution, plain pooling and repetition, or residual blocks that resample."""
+    dropout: float = 0.0
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The encoder half of the ADM U-Net with a pooling head: the noisy classifier."""
+
+    kind: ClassVar = ("network", "encoder")
+    in_channels: int = 0
+    """Channels of x; 0: those of the data."""
+    out_channels: int = 0
+    """Number of classes; 0: that of the data."""
+    image_size: tuple[int, int] = (0, 0)
+    """Height and width, which the position table of attention pooling needs; 0: those of the data."""
+    width: int = 128
+    mults: tuple[float, ...] = (1, 2, 3, 4)
+    blocks: int = 2
+    attention: tuple[int, ...] = (2, 4, 8)
+    heads: int = 1
+    head_channels: int | None = 64
+    attention_order: Literal["legacy", "new"] = "legacy"
+    scale_shift: bool = True
+    resample: Literal["conv", "pool", "block"] = "block"
+    pool: Literal["adaptive", "attention", "spatial", "spatial_v2"] = "attention"
+    dropout: float = 0.0
+    checkpointing: bool = False
+
+
+NetworkConfig = UNetConfig | EncoderConfig
+
+
+# --- denoiser ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """How the network's output becomes E[x0 | x_t]."""
+
+    predicts: Literal["eps", "x0", "v", "score", "x_prev", "edm"] = "eps"
+    """What the network's output stands for; "edm" is Karras et al.'s preconditioning."""
+    variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] = "fixed_large"
+    """Reverse variance. The learned ones double the output channels."""
+    time_input: Literal["index", "index_1000", "t", "t_999", "log_sigma", "alpha"] = "index"
+    """What the network is told of the time: the level's index, that index rescaled to 0..1000, t, 999 t, log(sigma)/4, or alpha."""
+    sigma_data: float = 0.5
+    """Standard deviation of the data, for "edm"."""
+
+
+# --- conditioning, times, objectives -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Class labels, dropped in training with a probability so that classifier-free guidance is possible."""
+
+    kind: ClassVar = ("conditioner", "label")
+    num_classes: int = 0
+    """Number of classes; 0: that of the data."""
+    drop: float = 0.0
+    """Probability that a label is replaced by the null class; 0 leaves the null class out."""
+
+
+@dataclass(frozen=True)
+class TimesConfig:
+    """Law of the training times."""
+
+    law: Literal["uniform", "importance", "lognormal"] = "uniform"
+    """Uniform; by the second moment of recent losses (Improved DDPM); or log-normal in sigma (EDM)."""
+    mean: float = -1.2
+    """Mean of log sigma, for "lognormal"."""
+    std: float = 1.2
+    """Standard deviation of log sigma, for "lognormal"."""
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """Squared error of the prediction, with or without Improved DDPM's variational term."""
+
+    kind: ClassVar = ("objective", "denoising")
+    weighting: Literal["simple", "snr", "truncated_snr", "min_snr", "edm"] = "simple"
+    """Weight of each time: 1 in the space of the prediction, or by the signal-to-noise ratio."""
+    vlb: float = 0.001
+    """Weight of the variational bound where the variance is learned (hybrid loss); no effect otherwise."""
+
+
+@dataclass(frozen=True)
+class VLBConfig:
+    """The variational bound alone, in bits/dim."""
+
+    kind: ClassVar = ("objective", "vlb")
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """Cross-entropy of the class of a noised image."""
+
+    kind: ClassVar = ("objective", "classify")
+    noised: bool = True
+    """Whether the images are noised; off trains an ordinary classifier at t = 0."""
+
+
+ObjectiveConfig = DenoisingConfig | VLBConfig | ClassifyConfig
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up and decay, all counted in images."""
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 0
+    """Images over which the learning rate rises linearly from zero."""
+    decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls to zero at the end of the budget."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient; None: no clipping."""
+
+
+@dataclass(frozen=True)
+class EMAConfig:
+    """Moving averages of the weights."""
+
+    decays: tuple[float, ...] = (0.9999,)
+    """One profile for each decay per optimiser step."""
+    warmup: bool = True
+    """Use min(decay, (1 + step) / (10 + step)), so that a short run is not dominated by the start."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and what is done to them."""
+
+    path: str = ""
+    """Folder, folder of class folders, ZIP of either, .npz (arr_0, arr_1), or "digits"."""
+    size: tuple[int, int] | None = None
+    """Height and width to bring images to; None: all images must have one size already."""
+    fit: Literal["crop", "squash"] = "crop"
+    """How images of other shapes reach the size: resize the short side and cut the middle, or distort."""
+    channels: int | None = None
+    """Channels to convert to (1 gray, 3 colour); None: as stored, and all images must agree."""
+    flip: bool = False
+    """Mirror half of the images, left and right."""
+    labels: bool = True
+    """Read class folders or arr_1 as labels."""
+    split: Literal["all", "train", "test"] = "all"
+    """Part of the data, where it has parts."""
+    workers: int = 0
+    """Processes that decode images beside the training process."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of the trainer. All amounts are counted in images, so that they do not depend on the batch."""
+
+    images: int = 1_000_000
+    """Budget: training ends after this many images."""
+    batch: int = 128
+    """Images an optimiser step, over all ranks."""
+    micro_batch: int | None = None
+    """Images a forward pass and rank; smaller than the rank's share of the batch accumulates gradients."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = 0
+    save_every: int | None = None
+    """Images between checkpoints; None: a tenth of the budget."""
+    sample_every: int | None = None
+    """Images between sample grids; None: a tenth of the budget, 0: never."""
+    sample_num: int = 16
+    """Images of a sample grid."""
+    log_every: int = 50
+    """Steps between two lines of the log."""
+    keep: int = 2
+    """Checkpoints that are kept; 0: all."""
+    compile: bool = False
+    """Compile the objective with torch.compile."""
+
+
+# --- sampling ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How a model is sampled unless the caller says otherwise; stored with the model."""
+
+    sampler: str = "ancestral"
+    """A sampler with its settings, as in "ddim,eta=0.5"."""
+    steps: int | None = None
+    """Number of steps; None: every level the network knows, or 50 where it knows a continuum."""
+    grid: str = "uniform"
+    """Spacing of the times, or an official respacing rule such as "250", "ddim25" or "10,15,20"."""
+    clip: bool = True
+    """Clip the estimate of x0 to [-1, 1] at each step."""
+
+
+# --- recipe --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is needed to train a model; with the parts that the data fills in, also all that is needed to rebuild it."""
+
+    name: str
+    """Name of the recipe that this one began as."""
+    task: Literal["generate", "classify"]
+    """What the trained model is for."""
+    net: NetworkConfig
+    schedule: ScheduleConfig
+    objective: ObjectiveConfig
+    denoiser: DenoiserConfig = DenoiserConfig()
+    label: LabelConfig | None = None
+    """Class conditioning; None: unconditional. Not used by classifiers."""
+    times: TimesConfig = TimesConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    ema: EMAConfig = EMAConfig()
+    sample: SampleConfig = SampleConfig()
+    cite: tuple[str, ...] = ()
+    """Papers to cite, as keys of docs/citations."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a model must know of the data that it was trained on."""
+
+    channels: int = 3
+    size: tuple[int, int] = (32, 32)
+    """Height and width."""
+    classes: tuple[str, ...] = ()
+    """Name of each label, in order; empty: no labels."""
+    bits: Literal[8, 16] = 8
+    """Bits a channel of the files."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Contents of ``spec.json``: the resolved recipe, what the data was, and what the weight files are."""
+
+    recipe: Recipe
+    data: DataFacts
+    weights: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Weight file -> what it holds: ``{"ema": decay or None, "images": count, "sha256": hash}``."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Where the model came from, for people."""
+    version: int = SPEC_VERSION
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> Any:
+    """Turns a config into plain dictionaries, lists, strings and numbers."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        out: dict[str, Any] = {}
+        kind = getattr(config, "kind", None)
+        if kind is not None:
+            out["kind"] = kind[1]
+        for f in dataclasses.fields(config):
+            out[f.name] = to_dict(getattr(config, f.name))
+        return out
+    if isinstance(config, list | tuple):
+        return [to_dict(v) for v in config]
+    if isinstance(config, dict):
+        return {k: to_dict(v) for k, v in config.items()}
+    return config
+
+
+def from_dict(cls: type[T], value: Any) -> T:
+    """Builds a config from what ``to_dict`` made.
+
+    Raises:
+        ConfigError: An unknown key, a missing key, an unknown kind, or a value of the wrong type.
+    """
+    return _build(cls, value, cls.__name__)
+
+
+def _build(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        configs = [o for o in options if dataclasses.is_dataclass(o)]
+        tagged = {o.kind[1]: o for o in configs if hasattr(o, "kind")}
+        if tagged and isinstance(value, dict):
+            name = value.get("kind")
+            if name not in tagged:
+                raise unknown(f"kind of {where}", name, tagged)
+            return _build(tagged[name], value, where)
+        for option in options:
+            try:
+                return _build(option, value, where)
+            except ConfigError:
+                continue
+        raise ConfigError(f"{where}: {value!r} is not one of {hint}")
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise unknown(where, value, typing.get_args(hint))
+        return value
+    if origin in (tuple, list):
+        args = typing.get_args(hint)
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        if len(args) == 2 and args[1] is not Ellipsis and len(value) != 2:
+            raise ConfigError(f"{where}: expected two values, got {value!r}")
+        item = args[0] if args else Any
+        return tuple(_build(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return dict(value)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        hints = typing.get_type_hints(hint)
+        known = {f.name: f for f in dataclasses.fields(hint)}
+        given = {k: v for k, v in value.items() if k != "kind" or "kind" in known}
+        for key in given:
+            if key not in known:
+                raise unknown(f"setting of {where}", key, known)
+        for name, f in known.items():
+            required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+            if required and name not in given:
+                raise ConfigError(f"{where}: '{name}' is missing")
+        return hint(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in given.items()})
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool, type(None)):
+        wanted = type(None) if hint is None else hint
+        if not isinstance(value, wanted) or (hint is int and isinstance(value, bool)):
+            raise ConfigError(f"{where}: expected {wanted.__name__}, got {value!r}")
+        return value
+    return value
