@@ -1,0 +1,1 @@
+"""How good samples are: distances between sets of feature vectors. No metric knows where its features come from."""

@@ -1,0 +1,164 @@
+"""Frechet distance between two sets of feature vectors, from streamed moments."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from mezzotint.errors import ConfigError, DataError
+
+
+class Moments:
+    """Mean and covariance of feature vectors that arrive in batches; parts may be counted apart and merged.
+
+    The sums are kept in float64 on the device of the first batch (on the CPU where the device has no float64).
+
+    Attributes:
+        n: Number of vectors so far.
+        sum: Their sum, ``[d]`` float64; None before the first batch.
+        outer: The sum of their outer products, ``[d, d]`` float64; None before the first batch.
+
+    Example:
+        >>> moments = Moments().add(torch.tensor([[0.0], [2.0]])).add(torch.tensor([[4.0]]))
+        >>> moments.n, moments.mean.tolist(), moments.cov.tolist()
+        (3, [2.0], [[4.0]])
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.sum: Tensor | None = None
+        self.outer: Tensor | None = None
+
+    def add(self, features: Tensor) -> Moments:
+        """Counts a batch.
+
+        Args:
+            features: ``[b, d]``, any floating type, any device.
+
+        Returns:
+            This object.
+
+        Raises:
+            DataError: Not a matrix, another number of features than before, or a value that is not finite.
+        """
+        if features.ndim != 2:
+            raise DataError(f"features have shape {tuple(features.shape)}; give a matrix [images, features]")
+        where = self.sum.device if self.sum is not None else torch.device("cpu") if features.device.type == "mps" else features.device
+        x = features.detach().to("cpu" if features.device.type == "mps" else features.device).to(torch.float64)
+        bad = int((~torch.isfinite(x)).any(dim=1).sum())
+        if bad:
+            raise DataError(f"{bad} of {len(x)} feature vectors are not finite; look for NaN or infinite pixels in their images")
+        return self._take(len(x), x.sum(dim=0).to(where), (x.T @ x).to(where))
+
+    def merge(self, other: Moments) -> Moments:
+        """Counts all that another accumulator has counted, e.g. that of another rank; the order of merging does not matter.
+
+        Returns:
+            This object.
+
+        Raises:
+            DataError: The two have another number of features.
+        """
+        if other.sum is None or other.outer is None:
+            return self
+        where = other.sum.device if self.sum is None else self.sum.device
+        return self._take(other.n, other.sum.to(where), other.outer.to(where))
+
+    def _take(self, n: int, total: Tensor, outer: Tensor) -> Moments:
+        if self.sum is None or self.outer is None:
+            self.sum, self.outer = total.clone(), outer.clone()
+        elif total.shape != self.sum.shape:
+            raise DataError(f"{total.shape[0]} features an image were given after {self.sum.shape[0]}; use one feature network for all")
+        else:
+            self.sum, self.outer = self.sum + total, self.outer + outer
+        self.n += n
+        return self
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the vectors, ``[d]`` float64.
+
+        Raises:
+            DataError: Nothing was counted.
+        """
+        if self.sum is None or self.n == 0:
+            raise DataError("moments of no images were asked for; add at least 2")
+        return self.sum / self.n
+
+    @property
+    def cov(self) -> Tensor:
+        """Unbiased covariance (divided by n - 1), ``[d, d]`` float64.
+
+        Raises:
+            DataError: Fewer than two vectors were counted.
+        """
+        if self.outer is None or self.n < 2:
+            raise DataError(f"the covariance of {self.n} image(s) was asked for; add at least 2")
+        mean = self.mean
+        cov = (self.outer - self.n * torch.outer(mean, mean)) / (self.n - 1)
+        return (cov + cov.T) / 2
+
+
+def frechet_distance(a: Moments | tuple[Tensor, Tensor], b: Moments | tuple[Tensor, Tensor]) -> float:
+    """Squared Frechet (2-Wasserstein) distance of the Gaussians with the moments of two sets.
+
+    ``|m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^{1/2} S_b S_a^{1/2})^{1/2}``, from eigenvalues of symmetric matrices in
+    float64, so that it is real and finite for covariances of any rank.
+
+    Args:
+        a: Moments of one set, or its (mean ``[d]``, covariance ``[d, d]``).
+        b: The same of the other set.
+
+    Returns:
+        The distance, at least 0; 0 for equal moments.
+
+    Raises:
+        ConfigError: The two have another number of features.
+
+    Warns:
+        UserWarning: A set has no more images than features. Its distances are biased upwards by much.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> round(frechet_distance((0 * one, one[None]), (3 * one, 4 * one[None])), 6)
+        10.0
+
+    Source: Heusel et al. 2017, equation 6; Dowson and Landau 1982.
+    """
+    (mean_a, cov_a), (mean_b, cov_b) = _pair(a), _pair(b)
+    if mean_a.shape != mean_b.shape:
+        raise ConfigError(f"moments of {len(mean_a)} and of {len(mean_b)} features cannot be compared; use one feature network for both")
+    mean_b, cov_b = mean_b.to(mean_a.device), cov_b.to(mean_a.device)
+    values, vectors = torch.linalg.eigh(cov_a)
+    kept = values > _noise(values)
+    half = vectors[:, kept] * values[kept].sqrt()  # S_a = half half^T, on the range of S_a only
+    product = torch.linalg.eigvalsh(half.T @ cov_b @ half)
+    # The square root would blow rounding errors of 1e-16 up to 1e-8, once for each dimension that is missing.
+    root = product[product > _noise(product)].sqrt().sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root
+    return max(float(distance), 0.0)
+
+
+def _pair(moments: Moments | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    if isinstance(moments, Moments):
+        mean, cov = moments.mean, moments.cov
+        if moments.n <= len(mean):
+            warnings.warn(
+                f"Frechet distance from {moments.n} images of {len(mean)} features: the covariance is rank-deficient; use more images",
+                stacklevel=3,
+            )
+        return mean, cov
+    mean, cov = (torch.as_tensor(m) for m in moments)
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise ConfigError(f"moments have shapes {tuple(mean.shape)} and {tuple(cov.shape)}; give a mean [d] and a covariance [d, d]")
+    cov = cov.to(torch.float64)
+    return mean.to(torch.float64), (cov + cov.T) / 2
+
+
+def _noise(eigenvalues: Tensor) -> float:
+    """Size below which an eigenvalue of a positive semi-definite matrix is rounding error."""
+    if eigenvalues.numel() == 0:
+        return 0.0
+    return float(eigenvalues.max().clamp_min(0)) * eigenvalues.numel() * torch.finfo(eigenvalues.dtype).eps
