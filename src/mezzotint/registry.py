@@ -7,15 +7,17 @@ the kind. ``names`` reads the names from the source text, so that the command li
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
+import typing
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mezzotint.errors import unknown
+from mezzotint.errors import ConfigError, unknown
 
 PACKAGES = {
     "schedule": "mezzotint.schedules",
@@ -90,3 +92,73 @@ def get(kind: str, name: str) -> Any:
             raise unknown(kind, name, names(kind))
         importlib.import_module(_where(kind)[name])
     return _found[kind, name]
+
+
+def parse(text: str) -> tuple[str, dict[str, str]]:
+    """Splits "name,key=value,..." into the name and its settings.
+
+    Raises:
+        ConfigError: A part without "=".
+
+    Example:
+        >>> parse("ddim,eta=0.5")
+        ('ddim', {'eta': '0.5'})
+    """
+    name, *parts = (part.strip() for part in text.split(","))
+    settings = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{part}' in '{text}' is not key=value; write settings as in 'ddim,eta=0.5'")
+        settings[key] = value
+    return name, settings
+
+
+def call_with(function: Callable[..., T], settings: dict[str, str], *args: Any, what: str) -> T:
+    """Calls a function with settings given as text, cast to the types of its keyword-only arguments.
+
+    Args:
+        function: A class or function whose keyword-only arguments are int, float, bool or str, or one of these or None.
+        settings: Argument -> text. A Python keyword is written without the underscore that its argument ends in.
+        args: Positional arguments, passed on.
+        what: What is being built, for messages.
+
+    Raises:
+        ConfigError: An unknown or missing setting, or text that is not of its type.
+    """
+    signature = inspect.signature(function)
+    hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)
+    options = {p.name.rstrip("_"): p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    given = {}
+    for key, text in settings.items():
+        if key not in options:
+            raise unknown(f"setting of {what}", key, options or ["none"])
+        given[options[key].name] = _cast(text, hints[options[key].name], f"{what}: {key}")
+    for key, option in options.items():
+        if option.default is option.empty and option.name not in given:
+            raise ConfigError(f"{what} needs '{key}'; write {what},{key}=...")
+    return function(*args, **given)
+
+
+def _cast(text: str, hint: Any, where: str) -> Any:
+    options = [o for o in (typing.get_args(hint) or (hint,)) if o is not type(None)]
+    for option in options:
+        if option is bool:
+            if text.lower() in ("true", "yes", "1", "on", "false", "no", "0", "off"):
+                return text.lower() in ("true", "yes", "1", "on")
+            raise ConfigError(f"{where}={text}: expected true or false")
+        try:
+            return option(text)
+        except ValueError:
+            continue
+    raise ConfigError(f"{where}={text}: expected {' or '.join(o.__name__ for o in options)}")
+
+
+def build(kind: str, text: str, *args: Any) -> Any:
+    """The piece of a text such as "ddim,eta=0.5".
+
+    Raises:
+        ConfigError: An unknown name or setting.
+    """
+    name, settings = parse(text)
+    return call_with(get(kind, name), settings, *args, what=name)

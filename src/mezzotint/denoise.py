@@ -1,0 +1,242 @@
+"""What a network believes about x0, given x_t: every parameterisation becomes a Posterior.
+
+Times are float64 and stay on the CPU (they are few); scales are cast to the images' type and device at the moment of use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mezzotint.configs import DenoiserConfig
+from mezzotint.errors import CapabilityError, unknown
+from mezzotint.noise import Noise
+from mezzotint.process import bridge, expand, to_x0
+from mezzotint.schedules import Discrete, Schedule
+from mezzotint.types import Cond, KernelHead, Posterior
+
+
+class Denoiser(nn.Module):
+    """x_t, t -> Posterior. Guidance and ``Bound`` are denoisers around a denoiser.
+
+    Attributes:
+        schedule: The schedule that t is a coordinate of.
+        accepts: The names that ``cond`` may have; any other is an error.
+        variance: The reverse variance that the network was trained with, for samplers that are not told another.
+    """
+
+    schedule: Schedule
+    accepts: frozenset[str] = frozenset()
+    variance: str = "fixed_small"
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
+        """The belief about x0.
+
+        Args:
+            x_t: Noisy images ``[b, c, h, w]``.
+            t: Time of each image, ``[b]`` float64.
+            cond: Conditions by name; only those of ``accepts``.
+            noise: Random streams, for denoisers that return a draw of x0 in place of its mean.
+
+        Raises:
+            ConfigError: ``cond`` has a name that is not in ``accepts``.
+        """
+        raise NotImplementedError
+
+    def snap(self, t: Tensor) -> Tensor:
+        """The nearest times that the network knows, where it knows only some; otherwise t."""
+        return t
+
+
+def check_cond(cond: Cond | None, accepts: frozenset[str]) -> Cond:
+    """The conditions, after a check of their names.
+
+    Raises:
+        ConfigError: A name that is not accepted.
+    """
+    for name in cond or {}:
+        if name not in accepts:
+            raise unknown("condition", name, accepts or {"none (the model is unconditional)"})
+    return cond or {}
+
+
+def time_input(schedule: Schedule, t: Tensor, kind: str) -> Tensor:
+    """What a network is told of the time.
+
+    Args:
+        schedule: Coordinate of t.
+        t: ``[b]`` float64.
+        kind: As in ``DenoiserConfig.time_input``.
+
+    Returns:
+        ``[b]`` float64. For "index" the number n of the level t = (n + 1) / N, fractional between levels.
+
+    Raises:
+        CapabilityError: An index was asked for of a schedule without numbered levels.
+    """
+    if kind in ("index", "index_1000"):
+        if not isinstance(schedule, Discrete):
+            raise CapabilityError(f"time input '{kind}' needs a discrete schedule; use t, t_999 or log_sigma")
+        index = (schedule.position(t) - 1).clamp_min(0)
+        return index if kind == "index" else index * (1000.0 / schedule.steps)
+    if kind == "t":
+        return t
+    if kind == "t_999":
+        return t * 999
+    if kind == "alpha":
+        return schedule(t)[0]
+    return -schedule.half_log_snr(t) / 4
+
+
+class Prediction(NamedTuple):
+    """The network's output, split: ``value`` is in the space of ``DenoiserConfig.predicts``, ``head`` is None or the variance half."""
+
+    value: Tensor
+    head: Tensor | None
+
+
+class NetworkDenoiser(Denoiser):
+    """A denoiser around a network ``network(x, time_input, cond) -> [b, c or 2c, h, w]``.
+
+    Args:
+        network: The network; its ``accepts`` becomes that of the denoiser.
+        schedule: The schedule it was trained on.
+        config: How its output is read.
+
+    Source: Ho et al. 2020 (eps, x_prev); Salimans & Ho 2022 (v); Nichol & Dhariwal 2021, equation 15 (learned range);
+    Karras et al. 2022, table 1 ("edm").
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, config: DenoiserConfig):
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.config = config
+        self.variance = config.variance
+        self.accepts = getattr(network, "accepts", frozenset())
+        if config.predicts == "x_prev" and not isinstance(schedule, Discrete):
+            raise CapabilityError("a network that predicts the previous x needs a discrete schedule")
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        """The network's own output, before it becomes x0; arguments as for ``forward``.
+
+        For "edm" the value is already x0, since the network alone has no meaning there.
+        """
+        cond = check_cond(cond, self.accepts)
+        fine = x_t.dtype if x_t.dtype == torch.float64 else torch.float32
+        label = time_input(self.schedule, t, self.config.time_input).to(device=x_t.device, dtype=fine)
+        if self.config.predicts == "edm":
+            alpha, sigma = self.schedule(t)
+            level, data = sigma / alpha, self.config.sigma_data
+            total = (level**2 + data**2).sqrt()
+            out = self.network(expand(1 / (alpha * total), x_t) * x_t, label, cond).to(x_t.dtype)
+            out, head = self._split(out, x_t.shape[1])
+            skip = expand(data**2 / (total**2 * alpha), x_t) * x_t
+            return Prediction(skip + expand(level * data / total, x_t) * out, head)
+        return Prediction(*self._split(self.network(x_t, label, cond).to(x_t.dtype), x_t.shape[1]))
+
+    def _split(self, out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+        if self.config.variance in ("learned", "learned_range"):
+            if out.shape[1] != 2 * channels:
+                raise CapabilityError(
+                    f"variance '{self.config.variance}' needs {2 * channels} output channels, the network gives {out.shape[1]}"
+                )
+            value, head = out.split(channels, dim=1)
+            return value, head
+        if out.shape[1] != channels:
+            raise CapabilityError(
+                f"the network gives {out.shape[1]} channels for images of {channels}; fix its out_channels, or set a learned variance"
+            )
+        return out, None
+
+    def posterior(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Posterior:
+        """The belief that a prediction at (x_t, t) stands for."""
+        value, out = prediction
+        predicts = self.config.predicts
+        own_s = None
+        if isinstance(self.schedule, Discrete) and (predicts == "x_prev" or self.config.variance == "learned"):
+            own_s = (self.schedule.position(t) - 1).clamp_min(0) / self.schedule.steps
+        head = None
+        if out is not None:
+            learned = self.config.variance == "learned"
+            # The network's [-1, 1] is mapped to [0, 1], so that an output of 0 is the geometric mean of the two bounds.
+            head = KernelHead(log_var=out, s=own_s) if learned else KernelHead(frac=(out + 1) / 2)
+        if predicts == "x_prev":
+            assert own_s is not None
+            a, b, _ = bridge(self.schedule, t, own_s)
+            mean = expand(1 / a, x_t) * value - expand(b / a, x_t) * x_t
+            head = KernelHead(head.frac if head else None, head.log_var if head else None, mean=value, s=own_s)
+        elif predicts == "edm":
+            mean = value
+        else:
+            mean = to_x0(predicts, value, x_t, *self.schedule(t))
+        return Posterior(mean, kernel=head)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
+        return self.posterior(self.predict(x_t, t, cond), x_t, t)
+
+
+class FunctionDenoiser(Denoiser):
+    """A denoiser around a formula.
+
+    Args:
+        schedule: Coordinate of t.
+        function: ``(x_t, alpha, sigma, cond) -> mean`` or ``-> (mean, var)`` of x0, with alpha and sigma fitted to x_t.
+        accepts: Names of the conditions that the function knows.
+    """
+
+    def __init__(self, schedule: Schedule, function: Callable[..., Tensor | tuple[Tensor, Tensor]], *, accepts: frozenset[str] = frozenset()):
+        super().__init__()
+        self.schedule = schedule
+        self.function = function
+        self.accepts = accepts
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
+        alpha, sigma = self.schedule(t)
+        out = self.function(x_t, expand(alpha, x_t), expand(sigma, x_t), check_cond(cond, self.accepts))
+        return Posterior(*out) if isinstance(out, tuple) else Posterior(out)
+
+
+class Wrapper(Denoiser):
+    """A denoiser that changes what another one says; it takes over the other's schedule, conditions and variance."""
+
+    def __init__(self, inner: Denoiser):
+        super().__init__()
+        self.inner = inner
+        self.schedule = inner.schedule
+        self.accepts = inner.accepts
+        self.variance = inner.variance
+
+    def snap(self, t: Tensor) -> Tensor:
+        return self.inner.snap(t)
+
+
+class Bound(Wrapper):
+    """Fills ``Posterior.bounded``. It stands outside all guidance, which mixes unclipped means.
+
+    Args:
+        inner: The denoiser.
+        clip: Clamp x0 to [-1, 1].
+        quantile: Dynamic thresholding: clamp to the larger of 1 and this quantile of |x0| per image, and divide by it. Replaces ``clip``.
+        transform: Applied to x0 before the clipping.
+
+    Source: Ho et al. 2020, section 3.2 (clipping); Saharia et al. 2022 (Imagen), section 2.3 (dynamic thresholding).
+    """
+
+    def __init__(self, inner: Denoiser, *, clip: bool = True, quantile: float | None = None, transform: Callable[[Tensor], Tensor] | None = None):
+        super().__init__(inner)
+        self.clip, self.quantile, self.transform = clip, quantile, transform
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
+        posterior = self.inner(x_t, t, cond, noise=noise)
+        x0 = posterior.mean if self.transform is None else self.transform(posterior.mean)
+        if self.quantile is not None:
+            limit = torch.quantile(x0.flatten(1).abs().float(), self.quantile, dim=1).clamp_min(1).to(x0.dtype)
+            limit = limit.reshape(-1, *(1,) * (x0.ndim - 1))
+            x0 = x0.clamp(-limit, limit) / limit
+        elif self.clip:
+            x0 = x0.clamp(-1, 1)
+        return Posterior(posterior.mean, x0, posterior.var, posterior.kernel, posterior.score_shift)

@@ -1,0 +1,146 @@
+"""The ancestral step of DDPM and the step of DDIM: both draw from the reverse bridge, or from the network's own kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mezzotint.covariance import VARIANCES, reverse_kernel
+from mezzotint.denoise import Denoiser
+from mezzotint.errors import ConfigError, unknown
+from mezzotint.noise import Noise
+from mezzotint.process import bridge, expand, from_x0, to_x0
+from mezzotint.registry import register
+from mezzotint.sample.base import Sampler, draw, times
+from mezzotint.schedules import Schedule
+from mezzotint.types import Cond, Plan, State
+
+
+@register("sampler", "ancestral")
+class Ancestral(Sampler):
+    """x_s ~ p(x_s | x_t), the Gaussian of ``covariance.reverse_kernel``; no noise is added on the step to t = 0.
+
+    Classifier guidance shifts the mean by variance * score_shift.
+
+    Args:
+        variance: One of ``covariance.VARIANCES``, or "model" for that of the denoiser.
+
+    Source: Ho et al. 2020, algorithm 2; Dhariwal & Nichol 2021, algorithm 1 (guidance).
+    """
+
+    stochastic = True
+
+    def __init__(self, *, variance: str = "model"):
+        if variance != "model" and variance not in VARIANCES:
+            raise unknown("variance", variance, ["model", *VARIANCES])
+        self.variance = variance
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, plan: Plan, i: int, state: State, *, cond: Cond, noise: Noise | None
+    ) -> tuple[Tensor, Tensor, State]:
+        t, s, t_up = times(plan, i, x_t)
+        posterior = denoiser(x_t, t, cond, noise=noise)
+        variance = denoiser.variance if self.variance == "model" else self.variance
+        mean, var, log_var = reverse_kernel(denoiser.schedule, posterior, x_t, t, s, t_up, variance=variance)
+        if posterior.score_shift is not None:
+            mean = mean + var * posterior.score_shift
+        if bool((s > 0).any()):
+            mean = mean + expand(s > 0, x_t) * torch.exp(0.5 * log_var) * draw(noise, x_t, "step")
+        return mean, s, State(x0=posterior.x0)
+
+
+@register("sampler", "ddim")
+class DDIM(Sampler):
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, with std scaled by eta.
+
+    Classifier guidance shifts eps by -sigma * score_shift, and x0 accordingly, which is not clipped again.
+
+    Args:
+        eta: 0 is deterministic, 1 has the variance of the ancestral step.
+        recompute_eps: Take eps from the bounded x0, so that the two belong together; otherwise from the network's unclipped mean.
+
+    Source: Song, Meng & Ermon 2021, equation 12; Dhariwal & Nichol 2021, algorithm 2 (guidance).
+    """
+
+    def __init__(self, *, eta: float = 0.0, recompute_eps: bool = True):
+        if not 0 <= eta <= 1:
+            raise ConfigError(f"eta {eta} is not in [0, 1]")
+        self.eta, self.recompute_eps = eta, recompute_eps
+        self.stochastic = eta > 0
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, plan: Plan, i: int, state: State, *, cond: Cond, noise: Noise | None
+    ) -> tuple[Tensor, Tensor, State]:
+        t, s, _ = times(plan, i, x_t)
+        x0, eps = shifted(denoiser, x_t, t, cond, noise, recompute_eps=self.recompute_eps)
+        alpha_s, sigma_s = denoiser.schedule(s)
+        std = bridge(denoiser.schedule, t, s, eta=self.eta).std
+        x_s = expand(alpha_s, x_t) * x0 + expand((sigma_s**2 - std**2).clamp_min(0).sqrt(), x_t) * eps
+        if bool((std > 0).any()):
+            x_s = x_s + expand(std, x_t) * draw(noise, x_t, "step")
+        return x_s, s, State(x0=x0)
+
+
+@register("sampler", "ddim_inversion")
+class DDIMInversion(Sampler):
+    """Runs DDIM's ODE backwards: an image becomes the noise that DDIM would turn into it.
+
+    The image is taken to lie at the first time of the plan, which has no noise to speak of.
+
+    Args:
+        official: End at pure noise, (alpha, sigma) = (0, 1), with one step beyond the last level, as the official code does.
+
+    Source: Song, Meng & Ermon 2021, section 4.3.
+    """
+
+    def __init__(self, *, official: bool = False):
+        self.official = official
+
+    def plan(
+        self,
+        schedule: Schedule,
+        *,
+        steps: int | None = None,
+        spacing: str = "uniform",
+        t_start: Tensor | float | None = None,
+        t_end: Tensor | float = 0.0,
+    ) -> Plan:
+        """As ``Sampler.plan``, turned round: from the last evaluated time of the forward plan up to its start."""
+        down = super().plan(schedule, steps=steps, spacing=spacing, t_start=t_start, t_end=t_end).grid
+        up = down[:-1].flip(0)
+        if self.official:
+            up = torch.cat([up, torch.full_like(up[:1], torch.inf)])
+        return Plan(up)
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, plan: Plan, i: int, state: State, *, cond: Cond, noise: Noise | None
+    ) -> tuple[Tensor, Tensor, State]:
+        t, s, _ = times(plan, i, x_t)
+        x0, eps = shifted(denoiser, x_t, t, cond, noise)
+        alpha_s, sigma_s = denoiser.schedule(s)
+        return expand(alpha_s, x_t) * x0 + expand(sigma_s, x_t) * eps, s, State(x0=x0)
+
+
+def shifted(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, noise: Noise | None, *, recompute_eps: bool = True
+) -> tuple[Tensor, Tensor]:
+    """x0 and eps as the deterministic samplers use them, with the score shift of guidance applied.
+
+    Args:
+        denoiser: Gives the posterior.
+        x_t: ``[b, c, h, w]``.
+        t: ``[b]`` float64.
+        cond: Conditions.
+        noise: Random streams.
+        recompute_eps: Whether eps follows the bounded x0.
+
+    Source: Dhariwal & Nichol 2021, equation 14.
+    """
+    posterior = denoiser(x_t, t, cond, noise=noise)
+    alpha, sigma = denoiser.schedule(t)
+    x0 = posterior.x0
+    eps = from_x0("eps", x0 if recompute_eps else posterior.mean, x_t, alpha, sigma)
+    if posterior.score_shift is not None:
+        eps = eps - expand(sigma, x_t) * posterior.score_shift
+        x0 = to_x0("eps", eps, x_t, alpha, sigma)
+    return x0, eps
