@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# One worker a core, and one thread a worker (see tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test slow check bench docs
@@ -21,10 +23,10 @@ demo: $(STAMP)  ## train, guide and sample on the digits; the result is in demo/
 	$(BIN)/mezzotint demo --out demo
 
 test: $(STAMP)  ## the quick tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)  ## format, lint, types, import layers, documentation
 	$(BIN)/ruff format --check .
