@@ -1,0 +1,1 @@
+"""Adapters to the checkpoints of the papers' own code: one family a file, names and layouts only."""

@@ -1,0 +1,407 @@
+"""Models of openai/guided-diffusion (ADM) and openai/improved-diffusion: their flags and state dicts in terms of ours, and back.
+
+Official constructor arguments become a config (``unet_from_arguments``, ``superres_from_arguments``, ``encoder_from_arguments``), script
+flags a whole description (``model_from_script_flags``, ``classifier_from_script_flags``), state dicts are renamed by ``to_ours`` and
+``to_official``. Flags that are left out have the official defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from mezzotint.configs import (
+    DenoiserConfig,
+    DenoisingConfig,
+    DiscreteConfig,
+    EncoderConfig,
+    UNetConfig,
+    VLBConfig,
+)
+from mezzotint.errors import CheckpointError, ConfigError, unknown
+
+Family = Literal["guided_diffusion", "improved_diffusion"]
+
+NUM_CLASSES = 1000
+"""Classes of every class-conditional official model."""
+
+_SIX_LEVELS = (1.0, 1.0, 2.0, 2.0, 4.0, 4.0)
+_MULTS: Mapping[int, tuple[float, ...]] = {
+    32: (1.0, 2.0, 2.0, 2.0),
+    64: (1.0, 2.0, 3.0, 4.0),
+    128: (1.0, 1.0, 2.0, 3.0, 4.0),
+    256: _SIX_LEVELS,
+    512: (0.5, *_SIX_LEVELS),
+}
+_SUPERRES_MULTS: Mapping[int, tuple[float, ...]] = {64: _MULTS[64], 256: _SIX_LEVELS, 512: _SIX_LEVELS}
+
+_CONSTRUCTOR: Mapping[str, Any] = {
+    "image_size": None,
+    "in_channels": None,
+    "model_channels": None,
+    "out_channels": None,
+    "num_res_blocks": None,
+    "attention_resolutions": None,
+    "dropout": 0.0,
+    "channel_mult": (1, 2, 4, 8),
+    "conv_resample": True,
+    "dims": 2,
+    "num_classes": None,
+    "use_checkpoint": False,
+    "use_fp16": False,
+    "num_heads": 1,
+    "num_head_channels": -1,
+    "num_heads_upsample": -1,
+    "use_scale_shift_norm": False,
+    "resblock_updown": False,
+    "use_new_attention_order": False,
+}
+_REQUIRED = ("in_channels", "model_channels", "out_channels", "num_res_blocks", "attention_resolutions")
+
+_DIFFUSION: Mapping[str, Any] = {
+    "learn_sigma": False,
+    "sigma_small": False,
+    "diffusion_steps": 1000,
+    "noise_schedule": "linear",
+    "timestep_respacing": "",
+    "use_kl": False,
+    "predict_xstart": False,
+}
+_RESCALE: Mapping[Family, Mapping[str, bool]] = {
+    "guided_diffusion": {"rescale_timesteps": False, "rescale_learned_sigmas": False},
+    "improved_diffusion": {"rescale_timesteps": True, "rescale_learned_sigmas": True},
+}
+_MODEL: Mapping[str, Any] = {
+    "num_channels": 128,
+    "num_res_blocks": 2,
+    "num_heads": 4,
+    "num_heads_upsample": -1,
+    "num_head_channels": -1,
+    "attention_resolutions": "16,8",
+    "dropout": 0.0,
+    "class_cond": False,
+    "use_checkpoint": False,
+    "use_scale_shift_norm": True,
+    "resblock_updown": False,
+    "use_fp16": False,
+}
+_PLAIN: Mapping[str, Any] = {"image_size": 64, "channel_mult": "", "use_new_attention_order": False}
+_SUPERRES: Mapping[str, Any] = {"large_size": 256, "small_size": 64}
+_CLASSIFIER: Mapping[str, Any] = {
+    "image_size": 64,
+    "classifier_use_fp16": False,
+    "classifier_width": 128,
+    "classifier_depth": 2,
+    "classifier_attention_resolutions": "32,16,8",
+    "classifier_use_scale_shift_norm": True,
+    "classifier_resblock_updown": True,
+    "classifier_pool": "attention",
+}
+
+
+@dataclass(frozen=True)
+class OfficialModel:
+    """What a set of script flags describes.
+
+    Attributes:
+        net: The network.
+        schedule: The noise levels that the model was trained with.
+        denoiser: What its output stands for.
+        objective: The training loss; its weight of the bound is the official one over all levels, without respacing.
+        respacing: The official respacing rule, such as "250" or "ddim25"; empty: every level.
+        size: Side of the images, in pixels.
+    """
+
+    net: UNetConfig | EncoderConfig
+    schedule: DiscreteConfig
+    denoiser: DenoiserConfig
+    objective: DenoisingConfig | VLBConfig
+    respacing: str
+    size: int
+
+
+def _filled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    for name in given:
+        if name not in defaults:
+            raise unknown("official flag", name, defaults)
+    return {**defaults, **given}
+
+
+def _shared(arguments: Mapping[str, Any], *, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Completes constructor arguments, and translates those that U-Nets and encoders share."""
+    flags = _filled(arguments, {**_CONSTRUCTOR, **more})
+    for name in _REQUIRED:
+        if flags[name] is None:
+            raise ConfigError(f"the official constructor needs '{name}'; add it to the arguments")
+    if flags["dims"] != 2:
+        raise ConfigError(f"dims={flags['dims']}: only 2 is supported")
+    fields = {
+        "in_channels": flags["in_channels"],
+        "out_channels": flags["out_channels"],
+        "width": flags["model_channels"],
+        "mults": tuple(float(mult) for mult in flags["channel_mult"]),
+        "blocks": flags["num_res_blocks"],
+        "attention": tuple(flags["attention_resolutions"]),
+        "heads": flags["num_heads"],
+        "head_channels": None if flags["num_head_channels"] == -1 else flags["num_head_channels"],
+        "attention_order": "new" if flags["use_new_attention_order"] else "legacy",
+        "scale_shift": flags["use_scale_shift_norm"],
+        "resample": "block" if flags["resblock_updown"] else "conv" if flags["conv_resample"] else "pool",
+        "dropout": float(flags["dropout"]),
+        "checkpointing": flags["use_checkpoint"],
+    }
+    return flags, fields
+
+
+def unet_from_arguments(arguments: Mapping[str, Any]) -> UNetConfig:
+    """Translates the arguments of the official ``UNetModel``.
+
+    Args:
+        arguments: By their official names; ``image_size`` and ``use_fp16`` have no effect on the config.
+
+    Raises:
+        ConfigError: An unknown or missing argument.
+    """
+    flags, fields = _shared(arguments, more={})
+    heads_up = None if flags["num_heads_upsample"] == -1 else flags["num_heads_upsample"]
+    return UNetConfig(num_classes=flags["num_classes"], heads_up=heads_up, **fields)
+
+
+def superres_from_arguments(arguments: Mapping[str, Any]) -> UNetConfig:
+    """Translates the arguments of the official ``SuperResModel``, whose ``in_channels`` are those of x alone.
+
+    Raises:
+        ConfigError: An unknown or missing argument.
+    """
+    flags, fields = _shared(arguments, more={})
+    heads_up = None if flags["num_heads_upsample"] == -1 else flags["num_heads_upsample"]
+    return UNetConfig(num_classes=flags["num_classes"], heads_up=heads_up, low_res_channels=flags["in_channels"], **fields)
+
+
+def encoder_from_arguments(arguments: Mapping[str, Any]) -> EncoderConfig:
+    """Translates the arguments of the official ``EncoderUNetModel``.
+
+    Raises:
+        ConfigError: An unknown or missing argument.
+    """
+    flags, fields = _shared(arguments, more={"pool": "adaptive"})
+    if flags["image_size"] is None:
+        raise ConfigError("the official constructor needs 'image_size'; add it to the arguments")
+    return EncoderConfig(image_size=(flags["image_size"],) * 2, pool=flags["pool"], **fields)
+
+
+def _factors(sizes: str, image_size: int) -> tuple[int, ...]:
+    return tuple(image_size // int(size) for size in sizes.split(","))
+
+
+def _mults(image_size: int, table: Mapping[int, tuple[float, ...]], given: str = "") -> tuple[float, ...]:
+    if given:
+        return tuple(float(int(mult)) for mult in given.split(","))
+    if image_size not in table:
+        raise ConfigError(f"no official channel multipliers for images of side {image_size}, only for {sorted(table)}; give channel_mult")
+    return table[image_size]
+
+
+def _process(flags: Mapping[str, Any]) -> dict[str, Any]:
+    learned, small = flags["learn_sigma"], flags["sigma_small"]
+    steps = flags["diffusion_steps"]
+    # Without rescaling the official bound term of one level counts as a whole: 1 / steps of the sum over levels.
+    weight = 0.001 if flags["rescale_learned_sigmas"] else 1 / steps
+    return {
+        "schedule": DiscreteConfig(betas=flags["noise_schedule"], steps=steps),
+        "denoiser": DenoiserConfig(
+            predicts="x0" if flags["predict_xstart"] else "eps",
+            variance="learned_range" if learned else "fixed_small" if small else "fixed_large",
+            time_input="index_1000" if flags["rescale_timesteps"] else "index",
+        ),
+        "objective": VLBConfig() if flags["use_kl"] else DenoisingConfig(vlb=weight),
+        "respacing": flags["timestep_respacing"],
+    }
+
+
+def model_from_script_flags(flags: Mapping[str, Any], *, family: Family = "guided_diffusion") -> OfficialModel:
+    """Translates the flags of the official training and sampling scripts, of plain and super-resolution models.
+
+    Args:
+        flags: By their official names. ``large_size`` or ``small_size`` among them makes it a super-resolution model.
+        family: Whose defaults fill in what is left out: the two repositories differ in ``rescale_*``.
+
+    Raises:
+        ConfigError: An unknown flag, or an image size without a table of multipliers and no ``channel_mult``.
+    """
+    superres = bool(_SUPERRES.keys() & flags.keys())
+    full = _filled(flags, {**_MODEL, **(_SUPERRES if superres else _PLAIN), **_DIFFUSION, **_RESCALE[family]})
+    size = full["large_size" if superres else "image_size"]
+    passed = ("num_res_blocks", "dropout", "use_checkpoint", "num_heads", "num_head_channels", "num_heads_upsample")
+    passed += ("use_scale_shift_norm", "resblock_updown")
+    arguments = {name: full[name] for name in passed}
+    arguments |= {
+        "in_channels": 3,
+        "out_channels": 6 if full["learn_sigma"] else 3,
+        "model_channels": full["num_channels"],
+        "num_classes": NUM_CLASSES if full["class_cond"] else None,
+        "attention_resolutions": _factors(full["attention_resolutions"], size),
+    }
+    if superres:
+        net = superres_from_arguments({**arguments, "channel_mult": _mults(size, _SUPERRES_MULTS)})
+    else:
+        arguments["channel_mult"] = _mults(size, _MULTS, full["channel_mult"])
+        net = unet_from_arguments({**arguments, "use_new_attention_order": full["use_new_attention_order"]})
+    return OfficialModel(net=net, size=size, **_process(full))
+
+
+def classifier_from_script_flags(flags: Mapping[str, Any]) -> OfficialModel:
+    """Translates the flags of the official classifier script; the noise process is the one of its training images.
+
+    Raises:
+        ConfigError: An unknown flag, or an image size without a table of multipliers.
+    """
+    full = _filled(flags, {**_CLASSIFIER, **_DIFFUSION, **_RESCALE["guided_diffusion"]})
+    size = full["image_size"]
+    net = encoder_from_arguments(
+        {
+            "image_size": size,
+            "in_channels": 3,
+            "model_channels": full["classifier_width"],
+            "out_channels": NUM_CLASSES,
+            "num_res_blocks": full["classifier_depth"],
+            "attention_resolutions": _factors(full["classifier_attention_resolutions"], size),
+            "channel_mult": _mults(size, _MULTS),
+            "num_head_channels": 64,
+            "use_scale_shift_norm": full["classifier_use_scale_shift_norm"],
+            "resblock_updown": full["classifier_resblock_updown"],
+            "pool": full["classifier_pool"],
+        }
+    )
+    return OfficialModel(net=net, size=size, **_process(full))
+
+
+_RESIDUAL = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embed": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3"}
+_ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
+
+
+def _layers(config: UNetConfig | EncoderConfig) -> Iterable[tuple[str, str]]:
+    """Yields (our layer, official layer) in the official order."""
+
+    def block(ours: str, official: str, changes: bool, attention: bool) -> Iterable[tuple[str, str]]:
+        for a, b in _RESIDUAL.items():
+            yield f"{ours}.residual.{a}", f"{official}.0.{b}"
+        if changes:
+            yield f"{ours}.residual.skip", f"{official}.0.skip_connection"
+        if attention:
+            for a, b in _ATTENTION.items():
+                yield f"{ours}.attention.{a}", f"{official}.1.{b}"
+
+    def resample(ours: str, official: str, conv: str) -> Iterable[tuple[str, str]]:
+        if config.resample == "block":
+            for a, b in _RESIDUAL.items():
+                yield f"{ours}.{a}", f"{official}.{b}"
+        elif config.resample == "conv":
+            yield f"{ours}.conv", f"{official}.{conv}"
+
+    widths = [int(mult * config.width) for mult in config.mults]
+    yield "time_embed.hidden", "time_embed.0"
+    yield "time_embed.out", "time_embed.2"
+    if isinstance(config, UNetConfig) and config.num_classes is not None:
+        yield "label_embed", "label_emb"
+    yield "stem", "input_blocks.0.0"
+    index, channels = 1, widths[0]
+    for i, width in enumerate(widths):
+        for j in range(config.blocks):
+            yield from block(f"down.{i}.blocks.{j}", f"input_blocks.{index}", channels != width, 2**i in config.attention)
+            index, channels = index + 1, width
+        if i < len(widths) - 1:
+            yield from resample(f"down.{i}.resample", f"input_blocks.{index}.0", "op")
+            index += 1
+    for k, part in enumerate(("before", "attention", "after")):
+        for a, b in (_ATTENTION if part == "attention" else _RESIDUAL).items():
+            yield f"middle.{part}.{a}", f"middle_block.{k}.{b}"
+    if isinstance(config, EncoderConfig):
+        yield from _head(config)
+        return
+    index = 0
+    for i in reversed(range(len(widths))):
+        attention = 2**i in config.attention
+        for j in range(config.blocks + 1):
+            # Channels grow by those of the skip connection, so that the widths always change.
+            yield from block(f"up.{i}.blocks.{j}", f"output_blocks.{index}", True, attention)
+            if i and j == config.blocks:
+                yield from resample(f"up.{i}.resample", f"output_blocks.{index}.{2 if attention else 1}", "conv")
+            index += 1
+    yield "head.norm", "out.0"
+    yield "head.conv", "out.2"
+
+
+def _head(config: EncoderConfig) -> Iterable[tuple[str, str]]:
+    if config.pool == "adaptive":
+        return [("head.norm", "out.0"), ("head.out", "out.3")]
+    if config.pool == "attention":
+        return [("head.norm", "out.0"), ("head.attention.qkv", "out.2.qkv_proj"), ("head.out", "out.2.c_proj")]
+    if config.pool == "spatial":
+        return [("head.hidden", "out.0"), ("head.out", "out.2")]
+    return [("head.hidden", "out.0"), ("head.norm", "out.1"), ("head.out", "out.3")]
+
+
+def official_keys(config: UNetConfig | EncoderConfig) -> dict[str, str]:
+    """The name of every parameter: ours -> official, one to one.
+
+    Args:
+        config: The network, plain or super-resolution, or the classifier.
+    """
+    keys = {}
+    for ours, official in _layers(config):
+        keys[f"{ours}.weight"] = f"{official}.weight"
+        if ours != "label_embed":
+            keys[f"{ours}.bias"] = f"{official}.bias"
+    if isinstance(config, EncoderConfig) and config.pool == "attention":
+        keys["head.attention.position"] = "out.2.positional_embedding"
+    return keys
+
+
+def _check(found: Iterable[str], wanted: Iterable[str], what: str) -> None:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        raise CheckpointError(
+            f"not {what} of these settings: {len(missing)} names are missing (first: {missing[:1] or '-'}), "
+            f"{len(extra)} are unknown (first: {extra[:1] or '-'}); check the flags"
+        )
+
+
+def _ones(config: UNetConfig | EncoderConfig, official: str) -> int:
+    """Number of axes of length 1 at the end of an official weight: it is a 1x1 convolution there, and a linear layer here."""
+    layer, _, member = official.rpartition(".")
+    if member == "weight" and layer.rpartition(".")[2] in ("qkv", "proj_out", "qkv_proj", "c_proj"):
+        return 1
+    return 2 if official == "out.3.weight" and isinstance(config, EncoderConfig) and config.pool == "adaptive" else 0
+
+
+def to_ours(state: Mapping[str, Tensor], config: UNetConfig | EncoderConfig) -> dict[str, Tensor]:
+    """Renames an official state dict and brings its weights to our layout.
+
+    Args:
+        state: The official state dict.
+        config: The network that it belongs to.
+
+    Returns:
+        The state dict of our network; views of the given tensors.
+
+    Raises:
+        CheckpointError: Names are missing or left over.
+    """
+    keys = official_keys(config)
+    _check(state, keys.values(), "an official checkpoint")
+    return {ours: state[official].flatten(-1 - _ones(config, official)) for ours, official in keys.items()}
+
+
+def to_official(state: Mapping[str, Tensor], config: UNetConfig | EncoderConfig) -> dict[str, Tensor]:
+    """The inverse of ``to_ours``.
+
+    Raises:
+        CheckpointError: Names are missing or left over.
+    """
+    keys = official_keys(config)
+    _check(state, keys, "a state dict")
+    return {official: state[ours][(..., *[None] * _ones(config, official))] for ours, official in keys.items()}

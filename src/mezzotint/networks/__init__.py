@@ -1,0 +1,1 @@
+"""Backbones, one a file: ``forward(x, time_input, cond) -> Tensor``. No schedule and no loss in here."""

@@ -1,0 +1,93 @@
+"""The U-Net of ADM and Improved DDPM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mezzotint.configs import UNetConfig
+from mezzotint.nn.init import zeroed
+from mezzotint.nn.norm import GroupNorm
+from mezzotint.nn.trunk import Level, Trunk, level_widths
+from mezzotint.registry import register
+from mezzotint.types import Cond
+
+
+class Head(nn.Module):
+    """Normalisation, SiLU and a convolution that starts at zero."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm = GroupNorm(in_channels)
+        self.conv = zeroed(nn.Conv2d(in_channels, out_channels, 3, padding=1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Maps features ``[b, in, h, w]`` to ``[b, out, h, w]``."""
+        return self.conv(F.silu(self.norm(h)))
+
+
+@register("network", "unet")
+class UNet(Trunk):
+    """A U-Net with residual blocks and attention, told of the time and perhaps of a label and a low-resolution image.
+
+    Sizes that do not halve evenly are rounded up on the way down, and cut on the way up.
+
+    Attributes:
+        out_channels: Channels of the output.
+
+    Args:
+        config: The settings, with ``in_channels`` and ``out_channels`` filled in.
+
+    Raises:
+        ConfigError: Settings that cannot be built.
+
+    Source: Dhariwal & Nichol 2021, section 3; Nichol & Dhariwal 2021, appendix A.
+    """
+
+    def __init__(self, config: UNetConfig):
+        conditions = {"label": config.num_classes is not None, "low_res": config.low_res_channels > 0}
+        super().__init__(config, config.in_channels + config.low_res_channels, [name for name, used in conditions.items() if used])
+        self.out_channels = config.out_channels
+        self.label_embed = None if config.num_classes is None else nn.Embedding(config.num_classes, self.embed_channels)
+        widths = level_widths(config)
+        heads = config.heads if config.heads_up is None else config.heads_up
+        levels, skips, channels = [], list(self.skip_channels), widths[-1]
+        for i, width in reversed(list(enumerate(widths))):
+            blocks = []
+            for j in range(config.blocks + 1):
+                blocks.append(self._block(channels + skips.pop(), width, attention=2**i in config.attention, heads=heads))
+                channels = width
+                self.taps += (f"up.{i}.blocks.{j}",)
+            if i:
+                self.taps += (f"up.{i}.resample",)
+            levels.append(Level(blocks, self._resample(width, up=True) if i else None))
+        self.up = nn.ModuleList(reversed(levels))
+        self.head = Head(widths[0], config.out_channels)
+
+    def _walk(self, x: Tensor, time_input: Tensor, cond: Cond) -> Iterator[tuple[str, Tensor]]:
+        self._check(cond)
+        embedding = self.time_embed(time_input)
+        if self.label_embed is not None:
+            embedding = embedding + self.label_embed(cond["label"])
+        embedding = F.silu(embedding)
+        if "low_res" in self.accepts:
+            low_res = F.interpolate(cond["low_res"], x.shape[2:], mode="bilinear", align_corners=False)
+            x = torch.cat([x, low_res.to(x.dtype)], dim=1)
+        h, skips = x, []
+        for tap, h in self._contract(x, embedding):
+            skips.append(h)
+            yield tap, h
+        skips.pop()
+        for i in reversed(range(len(self.up))):
+            level = cast(Level, self.up[i])
+            for j, block in enumerate(level.blocks):
+                h = self._run(block, h, embedding, skips.pop())
+                yield f"up.{i}.blocks.{j}", h
+            if level.resample is not None:
+                h = self._run(level.resample, h, embedding)
+                yield f"up.{i}.resample", h
+        yield "output", self.head(h)
