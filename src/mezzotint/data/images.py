@@ -298,9 +298,7 @@ def _reread(image: ImageFile, data: bytes, place: str, *, high: bool) -> ImageFi
         wanted = f"{image.mode};16{order if high else 'BL'[order == 'B']}"
     else:
         raise DataError(f"{place} holds 16-bit colour in a rare layout ({raw}); save it as PNG")
-    again.tile = [
-        tile._replace(args=(wanted, *tile.args[1:]) if isinstance(tile.args, tuple) else wanted) for tile in again.tile
-    ]
+    again.tile = [tile._replace(args=(wanted, *tile.args[1:]) if isinstance(tile.args, tuple) else wanted) for tile in again.tile]
     return again
 
 

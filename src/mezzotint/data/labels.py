@@ -133,7 +133,7 @@ def check_labels(labels: Sequence[int], names: Sequence[str], place: str, num_cl
     for label, name in zip(labels, names, strict=True):
         if not 0 <= label < limit:
             raise DataError(f"{place} gives {name} the label {label}; labels are whole numbers from 0 to {limit - 1}")
-    return tuple(str(k) for k in range(num_classes or max(labels) + 1))
+    return tuple(str(k) for k in range(num_classes or max(labels, default=-1) + 1))
 
 
 def _from_edm(text: str, names: Sequence[str], known: Iterable[str], place: str) -> Labels | None:
@@ -152,12 +152,11 @@ def _from_edm(text: str, names: Sequence[str], known: Iterable[str], place: str)
         if not isinstance(file, str) or not isinstance(label, int) or isinstance(label, bool):
             raise DataError(f'{place} has the entry {entry!r}; each must be ["file.png", whole number]')
         pairs.append((file, label))
-    given = _table(pairs, names, known, place)
     titles = content.get("classes")
     if titles is not None and (not isinstance(titles, list) or len(set(map(str, titles))) != len(titles)):
         raise DataError(f'{place} has "classes": {titles!r}; it must be a list of different names')
-    files = list(given)
-    numbers = check_labels(list(given.values()), files, place, None if titles is None else len(titles))
+    numbers = check_labels([k for _, k in pairs], [file for file, _ in pairs], place, None if titles is None else len(titles))
+    given = _table(pairs, names, known, place)
     labels = tuple(given[name] for name in names)
     if titles is not None:
         return Labels(tuple(str(t) for t in titles), labels)

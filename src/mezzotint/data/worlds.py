@@ -37,7 +37,7 @@ class World:
     """
 
     def __init__(self, means: Tensor, covs: Tensor, weights: Tensor | None = None, labels: Sequence[int] | None = None):
-        means, covs = torch.as_tensor(means).double(), torch.as_tensor(covs).double()
+        means, covs = torch.as_tensor(means, dtype=torch.float64), torch.as_tensor(covs, dtype=torch.float64)
         if means.ndim < 2:
             raise ConfigError(f"means of a world have shape {tuple(means.shape)}; give [k, d] or [k, c, h, w]")
         count, self.shape = means.shape[0], tuple(means.shape[1:])
@@ -56,7 +56,7 @@ class World:
         if self._spread.min() < -1e-9 * self._spread.abs().max():
             raise ConfigError("a covariance of a world is not positive semi-definite; all its eigenvalues must be at least 0")
         self._spread = self._spread.clamp_min(0)
-        weights = torch.ones(count, dtype=torch.float64) if weights is None else torch.as_tensor(weights).double()
+        weights = torch.ones(count, dtype=torch.float64) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         if weights.shape != (count,) or weights.min() <= 0:
             raise ConfigError(f"weights of a world must be {count} positive numbers, not {weights.tolist()}")
         self._weights = weights / weights.sum()
@@ -167,7 +167,7 @@ def gaussian(mean: Tensor, cov: Tensor | float) -> World:
         mean: ``[d]`` or ``[c, h, w]``.
         cov: A number, the variances ``[d]``, or the covariance matrix ``[d, d]``.
     """
-    return World(torch.as_tensor(mean)[None], torch.as_tensor(cov)[None])
+    return World(torch.as_tensor(mean, dtype=torch.float64)[None], torch.as_tensor(cov, dtype=torch.float64)[None])
 
 
 def mixture(means: Tensor, covs: Tensor, weights: Tensor | None = None, labels: Sequence[int] | None = None) -> World:
@@ -177,7 +177,7 @@ def mixture(means: Tensor, covs: Tensor, weights: Tensor | None = None, labels: 
 
 def _column(level: Level, x_t: Tensor) -> Tensor:
     """A level as ``[b or 1, 1]`` float64."""
-    column = torch.as_tensor(level, device=x_t.device).double().reshape(-1, 1)
+    column = torch.as_tensor(level, dtype=torch.float64, device=x_t.device).reshape(-1, 1)
     if len(column) not in (1, len(x_t)):
         raise ConfigError(f"{len(column)} noise levels were given for {len(x_t)} examples; give one, or one for each")
     return column
