@@ -142,7 +142,7 @@ NetworkConfig = UNetConfig | EncoderConfig
 class DenoiserConfig:
     """How the network's output becomes E[x0 | x_t]."""
 
-    predicts: Literal["eps", "x0", "v", "score", "x_prev", "edm"] = "eps"
+    predicts: Literal["eps", "x0", "v", "score", "flow", "x_prev", "edm"] = "eps"
     """What the network's output stands for; "edm" is Karras et al.'s preconditioning."""
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] = "fixed_large"
     """Reverse variance. The learned ones double the output channels."""

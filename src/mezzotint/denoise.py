@@ -197,7 +197,7 @@ class FunctionDenoiser(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
         alpha, sigma = self.schedule(t)
         out = self.function(x_t, expand(alpha, x_t), expand(sigma, x_t), check_cond(cond, self.accepts))
-        return Posterior(*out) if isinstance(out, tuple) else Posterior(out)
+        return Posterior(out[0], var=out[1]) if isinstance(out, tuple) else Posterior(out)
 
 
 class Wrapper(Denoiser):

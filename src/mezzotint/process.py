@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mezzotint.schedules import Schedule
 
-Kind = Literal["x0", "eps", "v", "score"]
+Kind = Literal["x0", "eps", "v", "score", "flow"]
 
 
 def expand(scale: Tensor, like: Tensor) -> Tensor:
@@ -39,13 +39,13 @@ def to_x0(kind: Kind, value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
     """The x0 that a value of another kind stands for, at known x_t.
 
     Args:
-        kind: What ``value`` is: x0, eps, v = alpha eps - sigma x0, or score = -eps / sigma.
+        kind: What ``value`` is: x0, eps, v = alpha eps - sigma x0, score = -eps / sigma, or flow = eps - x0.
         value: Shaped like x_t.
         x_t: Noisy images ``[b, c, h, w]``.
         alpha: Signal scale ``[b]``, float64.
         sigma: Noise scale ``[b]``, float64.
 
-    Source: Ho et al. 2020 (eps); Salimans & Ho 2022, appendix D (v); Song et al. 2021 (score).
+    Source: Ho et al. 2020 (eps); Salimans & Ho 2022, appendix D (v); Song et al. 2021 (score); Lipman et al. 2023 (flow).
     """
     if kind == "x0":
         return value
@@ -54,6 +54,8 @@ def to_x0(kind: Kind, value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
     if kind == "v":  # the divisor is 1 where the process preserves variance
         norm = alpha**2 + sigma**2
         return expand(alpha / norm, x_t) * x_t - expand(sigma / norm, x_t) * value
+    if kind == "flow":
+        return expand(1 / (alpha + sigma), x_t) * (x_t - expand(sigma, x_t) * value)
     return expand(1 / alpha, x_t) * x_t + expand(sigma**2 / alpha, x_t) * value
 
 
@@ -65,8 +67,8 @@ def from_x0(kind: Kind, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -
         return expand(alpha / sigma, x_t) * x_t - expand((alpha**2 + sigma**2) / sigma, x_t) * x0
     if kind == "score":
         return (expand(alpha, x_t) * x0 - x_t) * expand(1 / sigma**2, x_t)
-    # Multiplying first and subtracting large numbers is how the error at small sigma is least.
-    return (expand(1 / alpha, x_t) * x_t - x0) * expand(alpha / sigma, x_t)
+    eps = (x_t - expand(alpha, x_t) * x0) * expand(1 / sigma, x_t)
+    return eps - x0 if kind == "flow" else eps
 
 
 def target(kind: Kind, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -77,6 +79,8 @@ def target(kind: Kind, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) ->
         return eps
     if kind == "v":
         return expand(alpha, x0) * eps - expand(sigma, x0) * x0
+    if kind == "flow":
+        return eps - x0
     return -eps * expand(1 / sigma, x0)
 
 
