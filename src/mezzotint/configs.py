@@ -194,6 +194,8 @@ class VLBConfig:
     """The variational bound alone, in bits/dim."""
 
     kind: ClassVar = ("objective", "vlb")
+    rescale: bool = True
+    """Multiply the term of the drawn level by the number of levels, so that the loss estimates the whole bound."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Times are float64 and stay on the CPU (they are few); scales are cast to the ima
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -117,8 +118,6 @@ class NetworkDenoiser(Denoiser):
         self.config = config
         self.variance = config.variance
         self.accepts = getattr(network, "accepts", frozenset())
-        if config.predicts == "x_prev" and not isinstance(schedule, Discrete):
-            raise CapabilityError("a network that predicts the previous x needs a discrete schedule")
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
         """The network's own output, before it becomes x0; arguments as for ``forward``.
@@ -152,23 +151,31 @@ class NetworkDenoiser(Denoiser):
             )
         return out, None
 
+    def own_s(self, t: Tensor) -> Tensor:
+        """The level below each time, ``[b]``: where the steps that the network was trained on lead to.
+
+        Raises:
+            CapabilityError: The schedule has no numbered levels.
+        """
+        if not isinstance(self.schedule, Discrete):
+            raise CapabilityError("only a discrete schedule has single steps; use another prediction or variance")
+        return (self.schedule.position(t) - 1).clamp_min(0) / self.schedule.steps
+
     def posterior(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Posterior:
         """The belief that a prediction at (x_t, t) stands for."""
         value, out = prediction
         predicts = self.config.predicts
-        own_s = None
-        if isinstance(self.schedule, Discrete) and (predicts == "x_prev" or self.config.variance == "learned"):
-            own_s = (self.schedule.position(t) - 1).clamp_min(0) / self.schedule.steps
         head = None
-        if out is not None:
-            learned = self.config.variance == "learned"
+        if out is not None and self.config.variance == "learned":
+            head = KernelHead(log_var=out, s=self.own_s(t))
+        elif out is not None:
             # The network's [-1, 1] is mapped to [0, 1], so that an output of 0 is the geometric mean of the two bounds.
-            head = KernelHead(log_var=out, s=own_s) if learned else KernelHead(frac=(out + 1) / 2)
+            head = KernelHead(frac=(out + 1) / 2)
         if predicts == "x_prev":
-            assert own_s is not None
-            a, b, _ = bridge(self.schedule, t, own_s)
+            s = self.own_s(t)
+            a, b, _ = bridge(self.schedule, t, s)
             mean = expand(1 / a, x_t) * value - expand(b / a, x_t) * x_t
-            head = KernelHead(head.frac if head else None, head.log_var if head else None, mean=value, s=own_s)
+            head = replace(head or KernelHead(), mean=value, s=s)
         elif predicts == "edm":
             mean = value
         else:
@@ -188,7 +195,9 @@ class FunctionDenoiser(Denoiser):
         accepts: Names of the conditions that the function knows.
     """
 
-    def __init__(self, schedule: Schedule, function: Callable[..., Tensor | tuple[Tensor, Tensor]], *, accepts: frozenset[str] = frozenset()):
+    def __init__(
+        self, schedule: Schedule, function: Callable[..., Tensor | tuple[Tensor, Tensor]], *, accepts: frozenset[str] = frozenset()
+    ):
         super().__init__()
         self.schedule = schedule
         self.function = function
@@ -226,7 +235,9 @@ class Bound(Wrapper):
     Source: Ho et al. 2020, section 3.2 (clipping); Saharia et al. 2022 (Imagen), section 2.3 (dynamic thresholding).
     """
 
-    def __init__(self, inner: Denoiser, *, clip: bool = True, quantile: float | None = None, transform: Callable[[Tensor], Tensor] | None = None):
+    def __init__(
+        self, inner: Denoiser, *, clip: bool = True, quantile: float | None = None, transform: Callable[[Tensor], Tensor] | None = None
+    ):
         super().__init__(inner)
         self.clip, self.quantile, self.transform = clip, quantile, transform
 
@@ -239,4 +250,4 @@ class Bound(Wrapper):
             x0 = x0.clamp(-limit, limit) / limit
         elif self.clip:
             x0 = x0.clamp(-1, 1)
-        return Posterior(posterior.mean, x0, posterior.var, posterior.kernel, posterior.score_shift)
+        return replace(posterior, bounded=x0)

@@ -26,6 +26,10 @@ class DataError(MezzotintError):
     """A data set that is missing, damaged, empty or not what the settings expect."""
 
 
+class TrainingError(MezzotintError):
+    """A run that cannot go on: its numbers are not finite, or memory ran out."""
+
+
 def unknown(what: str, given: object, allowed: Iterable[object], *, error: type[MezzotintError] = ConfigError) -> MezzotintError:
     """Builds the error for a name that is not in a list, with the nearest match.
 

@@ -138,9 +138,7 @@ class Classifier(Guidance):
         self.accepts = inner.accepts | {"label"}
 
     @classmethod
-    def attach(
-        cls, inner: Denoiser, site: Site, *, model: str, scale: float = 1.0, from_: float = 0.0, to: float = math.inf
-    ) -> Classifier:
+    def attach(cls, inner: Denoiser, site: Site, *, model: str, scale: float = 1.0, from_: float = 0.0, to: float = math.inf) -> Classifier:
         loaded = site.load(model)
         if not hasattr(loaded, "classifier"):
             raise CapabilityError(f"'{model}' is not a classifier; train one with `mezzotint train-classifier`")

@@ -68,12 +68,7 @@ def _modules(kind: str) -> list[tuple[str, Path]]:
 
 @lru_cache
 def _where(kind: str) -> dict[str, str]:
-    return {
-        name: module
-        for module, path in _modules(kind)
-        for at, name in _ENTRY.findall(path.read_text(encoding="utf-8"))
-        if at == kind
-    }
+    return {name: module for module, path in _modules(kind) for at, name in _ENTRY.findall(path.read_text(encoding="utf-8")) if at == kind}
 
 
 def names(kind: str) -> list[str]:

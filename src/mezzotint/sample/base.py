@@ -86,5 +86,3 @@ def draw(noise: Noise | None, like: Tensor, name: str) -> Tensor:
     if noise is None:
         raise ValueError(f"this sampler draws noise ({name}); give `noise`")
     return noise.normal(tuple(like.shape), name=name, dtype=like.dtype, device=like.device)
-
-
