@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.makers import encoded, folder, pixels, three_classes, zipped
+from tests.data.makers import encoded, folder, pixels, three_classes, wide_png, wide_tiff, zipped
 
 from mezzotint.configs import DataConfig
 from mezzotint.data import open_source
@@ -157,3 +159,50 @@ def test_npz_damage(tmp_path):
     refused(path, "check sum")
     path.write_bytes(data[: len(data) // 2])
     refused(path, "not a readable .npz")
+
+
+def mutated(data: bytes, dice: random.Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(dice.choice([1, 1, 2, 5])):
+        at = dice.randrange(len(out) + 1)
+        match dice.randrange(4):
+            case 0:
+                out[at : at + 1] = dice.randbytes(1)
+            case 1:
+                del out[at:]
+            case 2:
+                out[at:at] = dice.randbytes(dice.randrange(8))
+            case 3:
+                out[at : at + 4] = dice.choice([b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f"])
+    return bytes(out)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_damage_is_read_or_refused(tmp_path):
+    small, dice = pixels(12, 12, 3), random.Random(0)
+    np.savez(tmp_path / "whole.npz", pixels(3, 4, 4, 3), np.array([0, 1, 2]))
+    good = {name: encoded(small, kind) for name, kind in [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.webp", "WEBP"), ("a.bmp", "BMP")]} | {
+        "wide.png": wide_png(pixels(12, 12, 4, dtype=np.uint16)),
+        "a.tif": wide_tiff(pixels(12, 12, 3, dtype=np.uint16)),
+        "a.gif": encoded(small, "GIF", mode="P"),
+        "a.ppm": encoded(small, "PPM"),
+        "stored.zip": zipped(tmp_path / "whole.zip", three_classes()).read_bytes(),
+        "deflated.zip": zipped(tmp_path / "whole.zip", three_classes(), deflate=True).read_bytes(),
+        "a.npz": (tmp_path / "whole.npz").read_bytes(),
+        "dataset.json": json.dumps({"labels": [["ok.png", 0]], "classes": ["x"]}).encode(),
+        "labels.csv": b"file,label\nok.png,x\n",
+        "labels.jsonl": b'{"file":"ok.png","label":"x"}\n',
+    }
+    refusals = []
+    for turn in range(50):
+        for name, data in good.items():
+            place = folder(tmp_path / f"{turn}{name}", {name: mutated(data, dice)})
+            if name in ("dataset.json", "labels.csv", "labels.jsonl"):
+                folder(place, {"ok.png": good["a.png"]})
+            path = place / name if name.endswith((".zip", ".npz")) else place
+            try:
+                open_source(DataConfig(path=str(path), channels=dice.choice([None, 3]))).verify()
+            except DataError as error:
+                refusals.append(str(error))
+    assert len(refusals) > 300
+    assert not [message for message in refusals if "\n" in message]

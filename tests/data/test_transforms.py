@@ -14,7 +14,7 @@ from mezzotint.data.transforms import to_channels, to_size
 
 @pytest.mark.parametrize("shape", [(100, 100), (300, 200), (64, 257), (129, 128)])
 def test_squares_are_cropped_as_adm_crops_them(shape):
-    # ADM's published code gave these sizes on the way to 64: halvings, then the size before the crop.
+    # Worked out by hand from the rule: halvings on the way to 64, then the size before the crop.
     halvings = {(100, 100): 0, (300, 200): 1, (64, 257): 0, (129, 128): 1}[shape]
     before = {(100, 100): (64, 64), (300, 200): (96, 64), (64, 257): (64, 257), (129, 128): (64, 64)}[shape]
     array = pixels(*shape, 3)

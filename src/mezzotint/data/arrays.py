@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from mezzotint.configs import DataConfig, DataFacts
 from mezzotint.data.labels import check_labels
-from mezzotint.data.source import Source
+from mezzotint.data.source import Source, one_line
 from mezzotint.data.transforms import to_channels, to_size
 from mezzotint.errors import DataError
 
@@ -104,8 +103,8 @@ def open_npz(path: Path, config: DataConfig) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             crcs = {m.filename.removesuffix(".npy"): f"{m.CRC:08x}" for m in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, struct.error) as error:
-        raise DataError(f"{path} is not a readable .npz file ({error}); write it again with numpy.savez") from error
+    except Exception as error:  # zipfile and numpy raise a dozen kinds of error over damaged files
+        raise DataError(f"{path} is not a readable .npz file ({one_line(error)}); write it again with numpy.savez") from error
     if "arr_0" not in crcs:
         held = ", ".join(sorted(crcs)) or "nothing"
         raise DataError(f"{path} holds {held} but no arr_0; write it with numpy.savez(path, images, labels)")
@@ -137,8 +136,8 @@ class _NpzSource(ArraySource):
         try:
             with zipfile.ZipFile(self._path) as archive:
                 bad = archive.testzip()
-        except (zipfile.BadZipFile, OSError, zlib.error, EOFError) as error:
-            raise DataError(f"{self._path} is damaged ({error}); write it again with numpy.savez") from error
+        except Exception as error:  # as in ``open_npz``
+            raise DataError(f"{self._path} is damaged ({one_line(error)}); write it again with numpy.savez") from error
         if bad is not None:
             raise DataError(f"{bad} of {self._path} is damaged: its check sum is wrong; write the file again with numpy.savez")
 
@@ -163,8 +162,8 @@ def _load(path: Path, key: str) -> np.ndarray:
             return mapped
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[key]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error) as error:
-        raise DataError(f"{key} of {path} cannot be read ({error}); write the file again with numpy.savez") from error
+    except Exception as error:  # as in ``open_npz``
+        raise DataError(f"{key} of {path} cannot be read ({one_line(error)}); write the file again with numpy.savez") from error
 
 
 def _map(path: Path, member: str) -> np.ndarray | None:

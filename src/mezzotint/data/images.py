@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from mezzotint.configs import DataConfig, DataFacts
-from mezzotint.data.source import Source
+from mezzotint.data.source import Source, one_line
 from mezzotint.data.store import Store
 from mezzotint.data.transforms import to_channels, to_size
 from mezzotint.errors import DataError
@@ -162,7 +162,7 @@ def decode(data: bytes, place: str) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
-        raise DataError(f"{place} is damaged ({_line(error)}); replace or remove it") from error
+        raise DataError(f"{place} is damaged ({one_line(error)}); replace or remove it") from error
     return _turn(array if array.ndim == 3 else array[..., None], turn)
 
 
@@ -324,7 +324,3 @@ def _turn(array: np.ndarray, turn: int) -> np.ndarray:
     if turn in (3, 4, 7, 8):
         array = array[::-1]
     return np.ascontiguousarray(array)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

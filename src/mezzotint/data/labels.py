@@ -139,7 +139,7 @@ def check_labels(labels: Sequence[int], names: Sequence[str], place: str, num_cl
 def _from_edm(text: str, names: Sequence[str], known: Iterable[str], place: str) -> Labels | None:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place} is not JSON ({error}); repair or remove it") from error
     if not isinstance(content, dict) or "labels" not in content:
         raise DataError(f'{place} has no entry "labels"; it must read {{"labels": [["file.png", 0], ...]}}')
@@ -200,7 +200,7 @@ def _jsonl_rows(text: str, place: str) -> list[tuple[str, str]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"line {number} of {place} is not JSON ({error}); repair it") from error
         keys = list(row) if isinstance(row, dict) else []
         file, label = _column(keys, _FILE_KEYS), _column(keys, _LABEL_KEYS)

@@ -158,3 +158,8 @@ def check_enough(source: Source, batch: int) -> None:
     """
     if len(source) < batch:
         raise DataError(f"the data has {len(source)} images but a batch takes {batch}; add images or pass --train.batch {len(source)}")
+
+
+def one_line(error: Exception) -> str:
+    """What another library said of a damaged file, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mezzotint.data.source import one_line
 from mezzotint.errors import DataError
 
 HEAD = 32768
@@ -141,8 +142,8 @@ class ZipStore(Store):
         try:
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
-        except (zipfile.BadZipFile, OSError, struct.error, ValueError, NotImplementedError) as error:
-            raise DataError(f"{path} is not a readable ZIP file ({error}); fetch or make it again") from error
+        except Exception as error:  # zipfile raises a dozen kinds of error over damaged files
+            raise DataError(f"{path} is not a readable ZIP file ({one_line(error)}); fetch or make it again") from error
         for info in infos:
             name = info.filename.replace("\\", "/")
             parts = name.rstrip("/").split("/")
