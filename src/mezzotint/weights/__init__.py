@@ -1,0 +1,1 @@
+"""Models on disk: folders of safetensors files and a ``spec.json``."""
