@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.parity.summary import pytest_terminal_summary as pytest_terminal_summary  # the hook that counts parity cases
+
 ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)

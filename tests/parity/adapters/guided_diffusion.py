@@ -1,0 +1,3 @@
+"""openai/guided-diffusion and openai/improved-diffusion."""
+
+from __future__ import annotations
