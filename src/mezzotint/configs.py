@@ -394,7 +394,7 @@ def _build(hint: Any, value: Any, where: str) -> Any:
         options = typing.get_args(hint)
         if value is None and type(None) in options:
             return None
-        configs = [o for o in options if dataclasses.is_dataclass(o)]
+        configs: list[Any] = [o for o in options if dataclasses.is_dataclass(o)]
         tagged = {o.kind[1]: o for o in configs if hasattr(o, "kind")}
         if tagged and isinstance(value, dict):
             name = value.get("kind")
@@ -436,7 +436,8 @@ def _build(hint: Any, value: Any, where: str) -> Any:
             required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
             if required and name not in given:
                 raise ConfigError(f"{where}: '{name}' is missing")
-        return hint(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in given.items()})
+        make: Any = hint
+        return make(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in given.items()})
     if hint is Any:
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -93,7 +93,7 @@ class ClassifierFree(Guidance):
     ) -> ClassifierFree:
         if site.null is None:
             raise CapabilityError(
-                "classifier-free guidance needs a model trained with dropped labels; train with --label.drop 0.1, or use classifier guidance"
+                "classifier-free guidance needs a model trained with dropped labels; train with --label.drop 0.1, or guide by a classifier"
             )
         return cls(inner, site.null, scale=scale, from_=from_, to=to, channels=channels)
 

@@ -1,0 +1,1 @@
+"""Pipelines: stages strung together, and the models that they make."""

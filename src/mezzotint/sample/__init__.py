@@ -1,0 +1,1 @@
+"""Samplers, their grids, and the one sampling loop."""

@@ -1,0 +1,117 @@
+"""From a recipe to the pieces that it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from mezzotint.classifier import NoisyClassifier
+from mezzotint.conditioning import Conditioner, Unconditional
+from mezzotint.configs import ClassifyConfig, DataFacts, EncoderConfig, Recipe, UNetConfig
+from mezzotint.denoise import NetworkDenoiser
+from mezzotint.errors import ConfigError
+from mezzotint.objectives.base import Objective
+from mezzotint.objectives.classify import Classify
+from mezzotint.priors import Gaussian, Prior
+from mezzotint.registry import get
+from mezzotint.schedules import Schedule, build_schedule
+from mezzotint.times import build_law
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The pieces of one generator.
+
+    Attributes:
+        denoiser: The network with its parameterisation.
+        conditioner: Makes its conditions.
+        prior: Where sampling starts.
+    """
+
+    denoiser: NetworkDenoiser
+    conditioner: Conditioner
+    prior: Prior
+
+    @property
+    def schedule(self) -> Schedule:
+        """The denoiser's schedule."""
+        return self.denoiser.schedule
+
+
+def resolve(recipe: Recipe, facts: DataFacts) -> Recipe:
+    """Fills in what a recipe leaves to the data: channels, size and number of classes.
+
+    Args:
+        recipe: As written, with zeros for "that of the data".
+        facts: What the data is.
+
+    Raises:
+        ConfigError: The recipe and the data contradict each other.
+    """
+    net, label = recipe.net, recipe.label
+    if net.in_channels not in (0, facts.channels):
+        raise ConfigError(f"net.in_channels {net.in_channels} and images of {facts.channels} channels; leave the setting out")
+    if recipe.task == "classify":
+        if not isinstance(net, EncoderConfig):
+            raise ConfigError(f"recipe '{recipe.name}' classifies and needs an encoder network")
+        if not facts.classes:
+            raise ConfigError(f"recipe '{recipe.name}' needs labels, and the data has none; use class folders or an .npz with arr_1")
+        if net.out_channels not in (0, len(facts.classes)):
+            raise ConfigError(f"net.out_channels {net.out_channels} and data of {len(facts.classes)} classes; leave the setting out")
+        size = facts.size if net.image_size == (0, 0) else net.image_size
+        net = replace(net, in_channels=facts.channels, out_channels=len(facts.classes), image_size=size)
+        return replace(recipe, net=net, label=None)
+    if not isinstance(net, UNetConfig):
+        raise ConfigError(f"recipe '{recipe.name}' generates and needs a U-Net")
+    rows = None
+    if label is not None:
+        if not facts.classes:
+            raise ConfigError(
+                f"recipe '{recipe.name}' is class-conditional, and the data has no labels; use class folders, or add --label none"
+            )
+        if label.num_classes not in (0, len(facts.classes)):
+            raise ConfigError(f"label.num_classes {label.num_classes} and data of {len(facts.classes)} classes; leave the setting out")
+        label = replace(label, num_classes=len(facts.classes))
+        rows = get(*label.kind)(label).rows
+    learned = recipe.denoiser.variance in ("learned", "learned_range")
+    wanted = facts.channels * (2 if learned else 1)
+    if net.out_channels not in (0, wanted):
+        raise ConfigError(f"net.out_channels {net.out_channels}, and variance '{recipe.denoiser.variance}' needs {wanted}; leave it out")
+    return replace(recipe, net=replace(net, in_channels=facts.channels, out_channels=wanted, num_classes=rows), label=label)
+
+
+def build_network(recipe: Recipe) -> nn.Module:
+    """The network of a resolved recipe, with fresh weights."""
+    return get(*recipe.net.kind)(recipe.net)
+
+
+def build_stage(recipe: Recipe) -> Stage:
+    """The generator of a resolved recipe, with fresh weights."""
+    schedule = build_schedule(recipe.schedule)
+    denoiser = NetworkDenoiser(build_network(recipe), schedule, recipe.denoiser)
+    conditioner = Unconditional() if recipe.label is None else get(*recipe.label.kind)(recipe.label)
+    return Stage(denoiser, conditioner, Gaussian(schedule))
+
+
+def build_classifier(recipe: Recipe) -> NoisyClassifier:
+    """The classifier of a resolved recipe, with fresh weights."""
+    return NoisyClassifier(build_network(recipe), build_schedule(recipe.schedule), recipe.denoiser.time_input)
+
+
+def build_objective(recipe: Recipe, piece: Stage | NoisyClassifier) -> Objective:
+    """What training minimises, around the pieces that it trains.
+
+    Args:
+        recipe: A resolved recipe.
+        piece: What ``build_stage`` or ``build_classifier`` gave.
+    """
+    config = recipe.objective
+    times = recipe.times
+    if isinstance(piece, NoisyClassifier):
+        if not isinstance(config, ClassifyConfig) or not isinstance(recipe.net, EncoderConfig):
+            raise ConfigError(f"recipe '{recipe.name}' trains a classifier with the objective '{config.kind[1]}'; use classify")
+        law = build_law(times.law, piece.schedule, mean=times.mean, std=times.std)
+        return Classify(piece, law, config, num_classes=recipe.net.out_channels)
+    law = build_law(times.law, piece.schedule, mean=times.mean, std=times.std)
+    return get(*config.kind)(piece.denoiser, piece.conditioner, law, config)

@@ -1,0 +1,483 @@
+"""A trained model, and images from it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mezzotint.classifier import NoisyClassifier
+from mezzotint.conditioning import Label
+from mezzotint.configs import DataFacts, Spec
+from mezzotint.denoise import Bound, Denoiser
+from mezzotint.errors import ConfigError, unknown
+from mezzotint.guidance import Guidance, Site, compose
+from mezzotint.noise import Noise
+from mezzotint.pipelines.build import Stage
+from mezzotint.registry import build, call_with, get, parse
+from mezzotint.sample.base import Sampler
+from mezzotint.sample.loop import sample
+from mezzotint.types import Plan, Trajectory
+
+NULL = "null"
+EXACT_BATCH = 8
+GuidanceLike = str | Callable[[Denoiser], Denoiser]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which images are to be made, and how: all that they are a function of, beside the model.
+
+    Attributes:
+        ids: Number of each image.
+        labels: Label of each image, or None for an unconditional model; ``num_classes`` is the null class.
+        sampler: As in "ddim,eta=0.5".
+        steps: Number of steps, or None for what the grid gives.
+        grid: Spacing of the times.
+        guidance: In order, the innermost first, as in "cfg,scale=2".
+        seed: Seed of the random streams.
+        clip: Whether x0 is clipped to [-1, 1] at each step.
+        batch: Images in a pass; without ``exact`` it changes no image by more than 1/255.
+        exact: Run the network on aligned blocks of ``batch`` ids, padded, so that results are equal in all bytes.
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...] | None
+    sampler: str
+    steps: int | None
+    grid: str
+    guidance: tuple[str, ...]
+    seed: int
+    clip: bool
+    batch: int
+    exact: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The job as plain lists, numbers and strings."""
+        return {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Job:
+        """The job that ``to_dict`` wrote.
+
+        Raises:
+            ConfigError: A key is missing.
+        """
+        given: dict[str, Any] = {}
+        for f in fields(cls):
+            if f.name not in value:
+                raise ConfigError(f"a sampling job without '{f.name}'; it was written by another version or changed by hand")
+            held = value[f.name]
+            given[f.name] = tuple(held) if isinstance(held, list) else held
+        return cls(**given)
+
+    def only(self, ids: Iterable[int]) -> Job:
+        """The same job for some of its images."""
+        wanted = set(ids)
+        keep = [i for i, k in enumerate(self.ids) if k in wanted]
+        labels = None if self.labels is None else tuple(self.labels[i] for i in keep)
+        return replace(self, ids=tuple(self.ids[i] for i in keep), labels=labels)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images that were made together.
+
+    Attributes:
+        ids: Number of each image.
+        labels: Label of each image, or None.
+        trajectory: How they came about; ``trajectory.x`` are the images ``[b, c, h, w]`` in [-1, 1].
+    """
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...] | None
+    trajectory: Trajectory
+
+
+class Loaded:
+    """What every trained model has.
+
+    Attributes:
+        spec: The resolved recipe, the facts of the data, and the list of weight files.
+        path: The model folder, or None.
+        weights: Name of the weight file that was loaded, or None.
+        hash: Its SHA-256, or None.
+    """
+
+    def __init__(self, spec: Spec, *, path: Path | None = None, weights: str | None = None):
+        self.spec, self.path, self.weights = spec, path, weights
+        self.hash: str | None = spec.weights[weights]["sha256"] if weights else None
+
+    @property
+    def facts(self) -> DataFacts:
+        """What the training data was."""
+        return self.spec.data
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each label, in order."""
+        return self.spec.data.classes
+
+
+class ClassifierModel(Loaded):
+    """A trained classifier of noised images.
+
+    Args:
+        spec: What it is.
+        classifier: The network on its schedule.
+        path: The model folder, or None.
+        weights: Name of the weight file.
+    """
+
+    def __init__(self, spec: Spec, classifier: NoisyClassifier, *, path: Path | None = None, weights: str | None = None):
+        super().__init__(spec, path=path, weights=weights)
+        self.classifier = classifier
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.classifier.parameters()).device
+
+    @torch.no_grad()
+    def log_prob(self, x: Tensor, *, t: float = 0.0, batch_size: int = 256) -> Tensor:
+        """log p(y | x_t) ``[n, K]``.
+
+        Args:
+            x: Images ``[n, c, h, w]`` in [-1, 1].
+            t: Their noise level, in the schedule's coordinate.
+            batch_size: Images in a pass.
+        """
+        parts = []
+        for part in x.split(batch_size):
+            times = torch.full((len(part),), t, dtype=torch.float64)
+            parts.append(self.classifier(part.to(self.device), times).log_softmax(dim=1).cpu())
+        return torch.cat(parts)
+
+
+class Model(Loaded):
+    """A trained generator.
+
+    Args:
+        spec: What it is.
+        stage: Its pieces.
+        load: Loads another model by path, for guidances that need one.
+        path: The model folder, or None.
+        weights: Name of the weight file.
+
+    Example:
+        model = mezzotint.load("runs/digits")
+        images = model.sample(num=16, classes="3=8,8=8", guidance=["cfg,scale=2"], steps=50, seed=1)
+    """
+
+    def __init__(self, spec: Spec, stage: Stage, *, load: Callable[[str], Any], path: Path | None = None, weights: str | None = None):
+        super().__init__(spec, path=path, weights=weights)
+        self.stage, self._load = stage, load
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.stage.denoiser.parameters()).device
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return (self.facts.channels, *self.facts.size)
+
+    # --- planning --------------------------------------------------------------------------------------------------------
+
+    def job(
+        self,
+        *,
+        num: int | None = None,
+        classes: str | Mapping[str | int, int] | None = None,
+        ids: Sequence[int] | None = None,
+        guidance: str | Sequence[GuidanceLike] = (),
+        sampler: str | None = None,
+        steps: int | None = None,
+        grid: str | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        exact: bool = False,
+        clip: bool | None = None,
+    ) -> Job:
+        """Checks a wish and fills in what the model's own settings say.
+
+        Args:
+            num: Number of images; None: 16, or what ``classes`` or ``ids`` give.
+            classes: How many of each class, as in "3=8,cat=8" or {"cat": 8}: class names, or label numbers where no class has that name;
+                "null" is the null class. Without it image k of a conditional model has the label k mod K.
+            ids: Make only these images of the job.
+            guidance: In order, the innermost first: texts, or functions from denoiser to denoiser.
+            sampler: As in "ddim,eta=0.5"; None: the model's own.
+            steps: Number of steps; None: the model's own, unless the grid gives it.
+            grid: Spacing of the times; None: the model's own.
+            seed: Seed of the random streams.
+            batch_size: Images in a pass; None: 64, or 8 with ``exact``.
+            exact: Promise equal bytes, not 1/255.
+            clip: Clip x0 at each step; None: the model's own setting.
+
+        Raises:
+            ConfigError: Contradictions, unknown names, or settings that no sampler has.
+            CapabilityError: A guidance or grid that this model cannot have.
+        """
+        own = self.spec.recipe.sample
+        if grid is None and steps is None:
+            grid, steps = own.grid, own.steps
+        grid = grid or own.grid
+        labels: list[int] | None = None
+        if classes is not None:
+            counts = self._counts(classes)
+            labels = [label for label, count in counts for _ in range(count)]
+            if num is not None and num != len(labels):
+                raise ConfigError(f"classes fix the number at {len(labels)}, and num is {num}; leave out one of the two")
+            if ids is not None and (bad := [k for k in ids if k >= len(labels)]):
+                raise ConfigError(f"id {bad[0]} is not among the {len(labels)} images of the classes; ids run from 0 to {len(labels) - 1}")
+        if ids is not None:
+            if num is not None and num != len(ids):
+                raise ConfigError(f"{len(ids)} ids, and num is {num}; leave out one of the two")
+            if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
+                raise ConfigError("ids must be different numbers from 0 on, at least one")
+            chosen = tuple(int(k) for k in ids)
+        else:
+            count = len(labels) if labels is not None else (16 if num is None else num)
+            if count < 1:
+                raise ConfigError(f"{count} images; ask for at least 1")
+            chosen = tuple(range(count))
+        picked = None
+        if labels is not None:
+            picked = tuple(labels[k] for k in chosen)
+        elif isinstance(self.stage.conditioner, Label) or (self.classes and guidance):
+            picked = tuple(k % len(self.classes) for k in chosen)
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"a batch of {batch_size}; give at least 1")
+        wraps = (guidance,) if isinstance(guidance, str) else tuple(guidance)
+        job = Job(
+            ids=chosen,
+            labels=picked,
+            sampler=own.sampler if sampler is None else sampler,
+            steps=steps,
+            grid=grid,
+            guidance=tuple(w if isinstance(w, str) else getattr(w, "__qualname__", repr(w)) for w in wraps),
+            seed=int(seed),
+            clip=own.clip if clip is None else clip,
+            batch=batch_size or (EXACT_BATCH if exact else 64),
+            exact=exact,
+        )
+        self.plan(job)
+        denoiser = self.denoiser(job, wraps)
+        if picked is not None and "label" not in denoiser.accepts:
+            raise ConfigError("this model is unconditional; leave out classes, or add classifier guidance")
+        return job
+
+    def _counts(self, classes: str | Mapping[str | int, int]) -> list[tuple[int, int]]:
+        if not self.classes:
+            raise ConfigError("this model knows no classes; leave out classes, and give num")
+        pairs = parse_classes(classes) if isinstance(classes, str) else [(str(k), v) for k, v in classes.items()]
+        out = []
+        for name, count in pairs:
+            if count < 1:
+                raise ConfigError(f"{count} images of class '{name}'; ask for at least 1")
+            out.append((self.label_of(name), count))
+        if repeated := [label for label, times in Counter(label for label, _ in out).items() if times > 1]:
+            raise ConfigError(f"class '{self.class_name(repeated[0])}' stands twice; give one number for each class")
+        return out
+
+    def label_of(self, name: str) -> int:
+        """The label of a class name, or of a label written as a number where no class has that name.
+
+        Raises:
+            ConfigError: No such class.
+        """
+        if name in self.classes:
+            return self.classes.index(name)
+        if name == NULL and self._null() is not None:
+            return len(self.classes)
+        if name.isdecimal() and int(name) < len(self.classes):
+            return int(name)
+        raise unknown("class", name, self.classes)
+
+    def class_name(self, label: int) -> str:
+        """The name of a label."""
+        return NULL if label == len(self.classes) else self.classes[label]
+
+    def _null(self) -> Callable[..., Any] | None:
+        conditioner = self.stage.conditioner
+        return conditioner.null if isinstance(conditioner, Label) and conditioner.drop > 0 else None
+
+    def denoiser(self, job: Job, guidance: Sequence[GuidanceLike] | None = None) -> Denoiser:
+        """The network with the job's guidance and bounds around it.
+
+        Args:
+            job: What ``job`` gave.
+            guidance: The guidances themselves, where some are functions; None: those that the job names.
+        """
+        site = Site(self._null(), self._load, self.classes)
+
+        def wrap(text: str) -> Callable[[Denoiser], Denoiser]:
+            name, settings = parse(text)
+            kind: type[Guidance] = get("guidance", name)
+            return lambda inner: call_with(kind.attach, settings, inner, site, what=name)
+
+        wraps = [wrap(w) if isinstance(w, str) else w for w in (job.guidance if guidance is None else guidance)]
+        guided = compose(self.stage.denoiser, wraps)
+        return (Bound(guided) if job.clip else guided).eval()
+
+    def sampler(self, job: Job) -> Sampler:
+        """The job's sampler."""
+        return build("sampler", job.sampler)
+
+    def plan(self, job: Job) -> Plan:
+        """The times that the job will visit."""
+        return self.sampler(job).plan(self.stage.schedule, steps=job.steps, spacing=job.grid)
+
+    # --- sampling --------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        job: Job,
+        *,
+        guidance: Sequence[GuidanceLike] | None = None,
+        save: int | Literal["all"] = 0,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Chunk]:
+        """Makes the images of a job, a batch at a time.
+
+        Args:
+            job: What ``job`` gave, or a part of it (``Job.only``).
+            guidance: The guidances themselves, where some are functions.
+            save: As for ``mezzotint.sample.loop.sample``.
+            on_step: Called after each step of each batch with its number and the number of steps.
+
+        Yields:
+            Batches, in the order of the ids; with ``exact`` in the order of blocks.
+        """
+        denoiser, sampler, plan = self.denoiser(job, guidance), self.sampler(job), self.plan(job)
+        given = dict(zip(job.ids, job.labels or [None] * len(job.ids), strict=True))
+        for block, wanted in _blocks(job):
+            noise = Noise(job.seed, block, stage="sample")
+            cond = {}
+            if job.labels is not None:
+                known = next(label for label in given.values() if label is not None)
+                labels = [known if (label := given.get(k)) is None else label for k in block]  # padding takes any class
+                cond = {"label": torch.tensor(labels, device=self.device)}
+            x, _ = self.stage.prior.sample(self.shape, cond=cond, noise=noise.sub("prior"))
+            done = sample(denoiser, sampler, plan, x.to(self.device), cond=cond, noise=noise, save=save, on_step=on_step)
+            keep = [i for i, k in enumerate(block) if k in wanted]
+            if len(keep) < len(block):
+                done = _rows(done, keep)
+            ids = tuple(block[i] for i in keep)
+            yield Chunk(ids, None if job.labels is None else tuple(given[k] or 0 for k in ids), done)
+
+    def sample(self, *, guidance: str | Sequence[GuidanceLike] = (), progress: bool = False, **wish: Any) -> Tensor:
+        """Images, in the order of their ids; arguments as for ``job``.
+
+        Args:
+            guidance: As for ``job``.
+            progress: Show a progress bar.
+            wish: The other arguments of ``job``.
+
+        Returns:
+            ``[n, c, h, w]`` float32 in [-1, 1], on the CPU.
+        """
+        wraps = (guidance,) if isinstance(guidance, str) else tuple(guidance)
+        job = self.job(guidance=wraps, **wish)
+        bar = None
+        if progress:
+            from tqdm import tqdm
+
+            bar = tqdm(total=len(job.ids), unit="image", desc="sampling")
+        found: dict[int, Tensor] = {}
+        for chunk in self.run(job, guidance=wraps):
+            found.update(zip(chunk.ids, chunk.trajectory.x.float().cpu(), strict=True))
+            if bar is not None:
+                bar.update(len(chunk.ids))
+        if bar is not None:
+            bar.close()
+        return torch.stack([found[k] for k in job.ids])
+
+    def pixels(self, x: Tensor, *, official: bool = False) -> np.ndarray:
+        """Turns images into pixels of the bit depth of the training data; arguments as for ``to_pixels``."""
+        return to_pixels(x, bits=self.facts.bits, official=official)
+
+
+def to_pixels(x: Tensor, *, bits: Literal[8, 16] = 8, official: bool = False) -> np.ndarray:
+    """Turns images into pixels.
+
+    Args:
+        x: ``[n, c, h, w]`` in [-1, 1]; values outside are clamped.
+        bits: Bits a channel.
+        official: Truncate, as the official ADM code does, rather than round.
+
+    Returns:
+        ``[n, h, w, c]`` uint8 or uint16.
+    """
+    top = 2**bits - 1
+    scaled = ((x.detach().to("cpu", torch.float64) + 1) * (top / 2)).clamp(0, top)
+    whole = scaled.floor() if official else scaled.round()
+    return whole.permute(0, 2, 3, 1).numpy().astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def parse_classes(text: str) -> list[tuple[str, int]]:
+    """Reads "3=8,cat=8" as pairs of class and number.
+
+    Raises:
+        ConfigError: A part that is not class=number.
+
+    Example:
+        >>> parse_classes("3=8,cat=8")
+        [('3', 8), ('cat', 8)]
+    """
+    pairs = []
+    for part in text.split(","):
+        name, equals, count = part.rpartition("=")
+        if not equals or not name.strip() or not count.strip().isdecimal():
+            raise ConfigError(f"'{part}' in classes '{text}' is not class=number; write them as in 3=8,cat=8")
+        pairs.append((name.strip(), int(count)))
+    return pairs
+
+
+def parse_ids(text: str) -> list[int]:
+    """Reads "5,17-20" as numbers.
+
+    Raises:
+        ConfigError: A part that is neither a number nor a range.
+
+    Example:
+        >>> parse_ids("5,17-20")
+        [5, 17, 18, 19, 20]
+    """
+    ids: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise ConfigError(f"'{part}' in ids '{text}' is neither a number nor a range; write them as in 5,17-20")
+        ids.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return ids
+
+
+def _blocks(job: Job) -> Iterator[tuple[tuple[int, ...], set[int]]]:
+    """The ids of each pass, and those of them that are wanted."""
+    if not job.exact:
+        for start in range(0, len(job.ids), job.batch):
+            block = job.ids[start : start + job.batch]
+            yield block, set(block)
+        return
+    # Image k always stands in row k mod batch of a full batch: kernels then see the same shapes and rows whatever is asked for.
+    wanted = set(job.ids)
+    for number in sorted({k // job.batch for k in job.ids}):
+        block = tuple(range(number * job.batch, (number + 1) * job.batch))
+        yield block, wanted & set(block)
+
+
+def _rows(done: Trajectory, keep: list[int]) -> Trajectory:
+    def cut(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(v[keep] for v in values)
+
+    return replace(done, x=done.x[keep], t=done.t[keep], xs=cut(done.xs), x0s=cut(done.x0s), ts=cut(done.ts))
