@@ -13,6 +13,7 @@ from mezzotint.errors import ConfigError
 from mezzotint.nn.attention import AttentionPool, head_count
 from mezzotint.nn.init import zeroed
 from mezzotint.nn.norm import GroupNorm
+from mezzotint.nn.precision import full_precision
 from mezzotint.nn.trunk import Trunk, level_widths
 from mezzotint.registry import register
 from mezzotint.types import Cond
@@ -105,6 +106,8 @@ class Encoder(Trunk):
             if isinstance(self.head, SpatialHead):
                 means.append(h.mean(dim=(2, 3)))
             yield tap, h
-        pooled = self.head.pool(torch.cat(means, dim=1) if means else h)
+        with full_precision(x.device):
+            pooled = self.head.pool((torch.cat(means, dim=1) if means else h).to(self.head.out.weight.dtype))
+            out = self.head.out(pooled)
         yield "pooled", pooled
-        yield "output", self.head.out(pooled)
+        yield "output", out

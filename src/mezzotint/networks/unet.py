@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mezzotint.configs import UNetConfig
+from mezzotint.errors import ConfigError
 from mezzotint.nn.init import zeroed
 from mezzotint.nn.norm import GroupNorm
+from mezzotint.nn.precision import full_precision
 from mezzotint.nn.trunk import Level, Trunk, level_widths
 from mezzotint.registry import register
 from mezzotint.types import Cond
 
 
 class Head(nn.Module):
-    """Normalisation, SiLU and a convolution that starts at zero."""
+    """Normalisation, SiLU and a convolution that starts at zero, never in reduced precision under autocast."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -27,7 +29,8 @@ class Head(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Maps features ``[b, in, h, w]`` to ``[b, out, h, w]``."""
-        return self.conv(F.silu(self.norm(h)))
+        with full_precision(h.device):
+            return self.conv(F.silu(self.norm(h.to(self.conv.weight.dtype))))
 
 
 @register("network", "unet")
@@ -49,6 +52,8 @@ class UNet(Trunk):
     """
 
     def __init__(self, config: UNetConfig):
+        if config.num_classes is not None and config.num_classes < 1:
+            raise ConfigError(f"num_classes={config.num_classes} must be at least 1; None makes a network without labels")
         conditions = {"label": config.num_classes is not None, "low_res": config.low_res_channels > 0}
         super().__init__(config, config.in_channels + config.low_res_channels, [name for name, used in conditions.items() if used])
         self.out_channels = config.out_channels

@@ -41,10 +41,10 @@ def split_qkv(qkv: Tensor, heads: int, order: Order) -> tuple[Tensor, Tensor, Te
         order: "legacy": channels are laid out as (head, q|k|v, channel); "new": as (q|k|v, head, channel).
     """
     b, n, width = qkv.shape
-    if order == "legacy":
-        q, k, v = qkv.view(b, n, heads, 3, width // (3 * heads)).permute(3, 0, 2, 1, 4)
-    else:
-        q, k, v = qkv.view(b, n, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
+    d = width // (3 * heads)
+    # Unbound before the transposition, so that the gradients are put together in the layout of the projection.
+    parts = qkv.view(b, n, heads, 3, d).unbind(3) if order == "legacy" else qkv.view(b, n, 3, heads, d).unbind(2)
+    q, k, v = (part.transpose(1, 2) for part in parts)
     return q, k, v
 
 

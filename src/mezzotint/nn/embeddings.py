@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mezzotint.nn.precision import full_precision
+
 
 def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
     """Cosines, then sines, of the time at geometrically spaced frequencies, in float32.
@@ -29,7 +31,7 @@ def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the time and a perceptron of two layers.
+    """Sinusoids of the time and a perceptron of two layers, never in reduced precision under autocast.
 
     Args:
         width: Number of sinusoids.
@@ -46,5 +48,6 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embeds times ``[b]`` as ``[b, out]``."""
-        waves = sinusoidal(t, self.width).to(self.hidden.weight.dtype)
-        return self.out(F.silu(self.hidden(waves)))
+        with full_precision(t.device):
+            waves = sinusoidal(t, self.width).to(self.hidden.weight.dtype)
+            return self.out(F.silu(self.hidden(waves)))

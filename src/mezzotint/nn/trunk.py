@@ -107,6 +107,8 @@ class Trunk(nn.Module):
             )
         if config.blocks < 1:
             raise ConfigError(f"blocks={config.blocks}: every level needs at least 1 residual block")
+        if not 0 <= config.dropout <= 1:
+            raise ConfigError(f"dropout={config.dropout} is no probability; give a number from 0 to 1")
         widths = level_widths(config)
         factors = [2**i for i in range(len(widths))]
         idle = sorted(set(config.attention) - set(factors))
