@@ -284,7 +284,7 @@ class TrainConfig:
     keep: int = 2
     """Checkpoints that are kept; 0: all."""
     compile: bool = False
-    """Compile the objective with torch.compile."""
+    """Compile the networks with torch.compile."""
 
 
 # --- sampling ------------------------------------------------------------------------------------------------------------

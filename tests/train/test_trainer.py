@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,19 @@ def log(run: Path, event: str = "train") -> list[dict]:
     """The lines of one event without what depends on the machine."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("images_per_second", "peak_memory")} for line in lines if line["event"] == event]
+
+
+class Stopping(Points):
+    """Asks the process that made it to stop, in the middle of an epoch, of a step and of a log interval."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trainer = os.getpid()
+
+    def batch(self, ids, *, noise):
+        if noise.step == 6 and "critic/3" in noise.stage:
+            os.kill(self.trainer, signal.SIGTERM)
+        return super().batch(ids, noise=noise)
 
 
 def run_module(module: str, *arguments: str, ranks: int = 0) -> None:
@@ -113,14 +127,6 @@ def test_a_batch_in_pieces_gives_the_gradients_of_the_whole(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, reference, capsys, workers):
     out = tmp_path / "run"
-
-    class Stopping(Points):
-        def batch(self, ids, *, noise):
-            if noise.step == 6 and "critic/3" in noise.stage:  # in the middle of an epoch, of a step and of a log interval
-                os.kill(parent, signal.SIGTERM)
-            return super().batch(ids, noise=noise)
-
-    parent = os.getpid()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         trainer(out, source=Stopping(), workers=workers).run()
@@ -149,12 +155,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, reference):
 
 def test_two_ranks_do_what_one_does(tmp_path):
     one, poisoned = tmp_path / "one", tmp_path / "poisoned"
-    trainer(one, micro_batch=4).run()
-    trainer(poisoned, micro_batch=4, source=Points(poison=(3,))).run()
+    trainer(one, micro_batch=2).run()
+    trainer(poisoned, micro_batch=2, source=Points(poison=(3,))).run()
     halfway = tmp_path / "halfway"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer_module.Trainer, "_loop", lambda self, log: None)
-        trainer(halfway, micro_batch=4).run()  # makes the folder only
+        trainer(halfway, micro_batch=2).run()  # makes the folder only
     (halfway / "model").rename(tmp_path / "untrained")
     (halfway / "checkpoints").mkdir()
     os.symlink(one / "checkpoints/000000032", halfway / "checkpoints/000000032")
@@ -323,3 +329,42 @@ def test_running_out_of_memory_names_remedies(tmp_path):
     objective.forward = forward
     with pytest.raises(TrainingError, match="out of memory: lower --train.micro-batch"):
         trainer(tmp_path / "run", objective=objective).run()
+
+
+def test_the_loss_scale_is_lowered_when_it_overflows_and_goes_on_after_a_stop(tmp_path, monkeypatch):
+    """GradScaler works on the CPU too, where Accelerate does not offer fp16."""
+    build = trainer_module.build_accelerator
+
+    def scaled(config):
+        accelerator = build(config)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=7)
+        return accelerator
+
+    monkeypatch.setattr(trainer_module, "build_accelerator", scaled)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer(whole).run()
+    with pytest.raises(SystemExit):
+        trainer(parts, source=Stopping()).run()
+    trainer(parts, resume=True).run()
+    same_bits(parts / "model", whole / "model")
+    assert log(parts) == log(whole)
+    assert 0 < len(log(whole, "skipped")) < 20
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_as_plain_ones_do(tmp_path, reference):
+    class Net(torch.nn.Module):  # PyTorch does not compile a bare Sequential in place
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            return self.body(x).clone()
+
+    for name, compiled in (("plain", False), ("compiled", True)):
+        objective = TwoPhases()
+        objective.model, objective.critic = Net(objective.model), Net(objective.critic)
+        objective._phases = tuple(replace(p, modules=(getattr(objective, p.name),)) for p in objective.phases)
+        objective.model.body[1].p = 0.0
+        trainer(tmp_path / name, objective=objective, compile=compiled).run()
+    close(tmp_path / "plain/model", tmp_path / "compiled/model")

@@ -106,4 +106,4 @@ if __name__ == "__main__":
     for argument in sys.argv[1:]:
         place, _, how = argument.partition(":")
         source = Points(poison=(3,)) if how == "poison" else Points()
-        trainer(place, source=source, resume=how == "resume", micro_batch=4).run()
+        trainer(place, source=source, resume=how == "resume", micro_batch=2).run()

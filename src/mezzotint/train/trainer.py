@@ -283,7 +283,8 @@ class Trainer:
             else:
                 scaler.step(runner.optimizer)
             self.ema.update(runner.phase.name)
-            self.objective.update(figures.t, figures.per_sample, phase=runner.phase.name)
+            device = self.accelerator.device
+            self.objective.update(figures.t.to(device), figures.per_sample.to(device), phase=runner.phase.name)
             scalars = {"total": figures.total, "gradient_norm": norm, "lr": runner.config.lr * multiplier, **figures.logs}
             runner.meter.add(figures.t, figures.per_sample, scalars)
             runner.skipped_in_a_row = 0
