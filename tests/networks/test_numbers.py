@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.networks.filling import filled
 from torch import Tensor
 
 from mezzotint.checkpoint.official import guided_diffusion as official
 from mezzotint.networks.encoder import Encoder
 from mezzotint.networks.unet import UNet
-from tests.networks.filling import filled
 
 BASE: dict[str, Any] = {
     "image_size": 8,
