@@ -1,19 +1,11 @@
 import pytest
 import torch
-from torch import Tensor, nn
 
+from mezzotint.configs import EncoderConfig, UNetConfig
 from mezzotint.errors import CapabilityError
 from mezzotint.metrics.features import ClassifierFeatures, extract, pixels
-
-
-class Classifier(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(4, 3)
-        self.drop = nn.Dropout(0.5)
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.drop(self.first(images.flatten(1)))[:, :, None]
+from mezzotint.networks.encoder import Encoder
+from mezzotint.networks.unet import UNet
 
 
 def test_pixels_are_rows_of_the_images():
@@ -22,13 +14,15 @@ def test_pixels_are_rows_of_the_images():
     assert pixels(images).dtype == torch.float32
 
 
-def test_classifier_features_are_flat_free_of_dropout_and_without_gradient():
+def test_classifier_features_lead_to_the_logits_without_dropout_or_gradient():
     torch.manual_seed(0)
-    classifier = Classifier().train()
-    images = torch.randn(5, 1, 2, 2)
-    got = ClassifierFeatures(classifier)(images)
-    torch.testing.assert_close(got, classifier.first(images.flatten(1)).detach())
+    sizes = {"in_channels": 1, "out_channels": 3, "image_size": (8, 8), "width": 32, "mults": (1,), "blocks": 1, "attention": ()}
+    network = Encoder(EncoderConfig(**sizes, head_channels=None, dropout=0.5)).train()
+    images = torch.randn(5, 1, 8, 8)
+    got = ClassifierFeatures(network, time_input=7.0)(images)
+    torch.testing.assert_close(network.head.out(got), network(images, torch.full((5,), 7.0), {}))
     assert not got.requires_grad
+    assert not network.training
 
 
 def test_extract_joins_batches():
@@ -36,6 +30,7 @@ def test_extract_joins_batches():
     assert torch.equal(extract(pixels, images.split(3)), pixels(images))
 
 
-def test_a_module_without_features_is_refused():
-    with pytest.raises(CapabilityError, match="Linear has no method 'features'"):
-        ClassifierFeatures(nn.Linear(1, 1))
+def test_a_network_without_pooled_features_is_refused():
+    network = UNet(UNetConfig(in_channels=1, out_channels=1, width=32, mults=(1,), blocks=1, attention=()))
+    with pytest.raises(CapabilityError, match="UNet has no tap 'pooled'"):
+        ClassifierFeatures(network)

@@ -18,24 +18,27 @@ def pixels(images: Tensor) -> Tensor:
 
 
 class ClassifierFeatures:
-    """The penultimate layer of a classifier.
+    """The penultimate layer of a classifier network.
 
     Args:
-        classifier: A module with a method ``features(images) -> [b, ...]``. It is put in evaluation mode.
+        network: A network with the tap "pooled", such as ``mezzotint.networks.encoder.Encoder``. It is put in evaluation mode.
+        time_input: What the network is told of the time: its label of the cleanest level.
 
     Raises:
-        CapabilityError: The module has no ``features``.
+        CapabilityError: The network has no such tap.
     """
 
-    def __init__(self, classifier: nn.Module):
-        if not callable(getattr(classifier, "features", None)):
-            raise CapabilityError(f"{type(classifier).__name__} has no method 'features'; use a mezzotint classifier, or pixels")
-        self.classifier = classifier.eval()
+    def __init__(self, network: nn.Module, time_input: float = 0.0):
+        if "pooled" not in getattr(network, "taps", ()):
+            raise CapabilityError(f"{type(network).__name__} has no tap 'pooled'; give the network of a classifier, or use pixels")
+        self.network = network.eval()
+        self.time_input = time_input
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Features of images ``[b, c, h, w]`` in [-1, 1]: ``[b, d]`` float32."""
-        return self.classifier.features(images).flatten(1).float()  # type: ignore[operator]
+        time_input = torch.full((len(images),), self.time_input, device=images.device)
+        return self.network.features(images, time_input, {}, ("pooled",))["pooled"].flatten(1).float()  # type: ignore[operator]
 
 
 def extract(features: Features, batches: Iterable[Tensor]) -> Tensor:
