@@ -1,0 +1,150 @@
+"""``mezzotint sample``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mezzotint.cli.arguments import parse
+from mezzotint.errors import ConfigError, TrainingError
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Makes images with a model: PNGs named by image number, each with its recipe, a grid and a manifest.
+
+    Image k depends on the model, the settings, its class, the seed and k alone. The same command again goes on with a folder that is
+    not complete.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """Model folder, or the folder of a training run."""
+    out: Path
+    """Folder to be made."""
+    num: int | None = None
+    """Number of images; without it 64, or what --classes or --ids give."""
+    classes: str | None = None
+    """How many of each class, by name or label, as in 3=8,cat=8."""
+    ids: str | None = None
+    """Only these images of the job, as in 5,17-20."""
+    sampler: str | None = None
+    """Sampler with its settings, as in ddim,eta=0.5; without it the model's own. `mezzotint list samplers` shows all."""
+    steps: int | None = None
+    """Number of steps; without it what the grid gives, or the model's own."""
+    grid: str | None = None
+    """Spacing of the steps: uniform, quadratic, or a respacing rule such as 250, ddim25 or 10,15,20."""
+    guidance: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """As in classifier,model=PATH,scale=4 or cfg,scale=2,from=0.2,to=0.8. May be repeated; the first is the innermost."""
+    seed: int = 0
+    """Another seed gives other images."""
+    batch_size: int | None = None
+    """Images in a pass; without it 64, or 8 with --exact."""
+    exact: bool = False
+    """Promise equal bytes whatever else is made (on one machine), by running fixed, padded batches."""
+    ema: str = "on"
+    """Moving average of the weights: its decay, on (the first one) or off (the weights as trained)."""
+    npz: Path | None = None
+    """Also write all images as arr_0 and their labels as arr_1 to this file."""
+    every: Annotated[int, tyro.conf.arg(metavar="K")] = 0
+    """Also write a strip of each K-th step of every image; 0: none."""
+
+
+def run(command: str, words: list[str]) -> int:
+    """Makes the images of a job, or those that are still missing.
+
+    Args:
+        command: "sample".
+        words: The arguments.
+
+    Raises:
+        MezzotintError: A user's mistake.
+    """
+    given = parse(Arguments, words, prog=f"mezzotint {command}")
+    ema = parse_ema(given.ema)
+    if given.every < 0:
+        raise ConfigError(f"--every {given.every}; give a number of steps from 1 on")
+    if given.out.exists() and not given.out.is_dir():
+        raise ConfigError(f"{given.out} is a file; --out takes a folder")
+
+    import torch
+
+    from mezzotint.checkpoint import load
+    from mezzotint.cli.folder import SampleFolder
+    from mezzotint.pipelines.generate import Model, parse_ids
+
+    model = load(given.model, ema=ema)
+    if not isinstance(model, Model):
+        raise ConfigError(f"{given.model} is a classifier, which makes no images; give a model of `mezzotint train`")
+    job = model.job(
+        num=64 if given.num is None and given.classes is None and given.ids is None else given.num,
+        classes=given.classes,
+        ids=None if given.ids is None else parse_ids(given.ids),
+        guidance=given.guidance,
+        sampler=given.sampler,
+        steps=given.steps,
+        grid=given.grid,
+        seed=given.seed,
+        batch_size=given.batch_size,
+        exact=given.exact,
+    )
+    folder = SampleFolder(given.out, model, job, every=given.every)
+    fresh = not given.out.exists() or not any(given.out.iterdir())
+    if given.npz is not None and given.npz.exists() and fresh:
+        raise ConfigError(f"{given.npz} already exists; give another --npz, or remove it")
+    missing = folder.open()
+    plan = model.plan(job)
+    print(f"{model.path}: {len(job.ids)} images, {job.sampler}, {plan.steps} steps, seed {job.seed}" + "".join(f", {g}" for g in job.guidance))
+    if len(missing) < len(job.ids):
+        print(f"{len(job.ids) - len(missing)} of them are in {given.out} already")
+    if folder.suffix == "npy":
+        print(f"no PNG holds {model.facts.channels} channels; the images are written as .npy files")
+    if missing:
+        try:
+            _make(folder, missing, steps=plan.steps)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(f"out of memory with batches of {job.batch}; give a smaller --batch-size, the same command goes on") from error
+    folder.finish()
+    if given.npz is not None:
+        folder.write_npz(given.npz)
+        print(f"all images: {given.npz}")
+    print(f"{len(job.ids)} images, grid.png and manifest.json: {given.out}")
+    return 0
+
+
+def _make(folder, missing, *, steps: int) -> None:  # noqa: ANN001
+    from tqdm import tqdm
+
+    part = folder.passes(missing)
+    size = part.batch
+    passes = len({k // size for k in part.ids}) if part.exact else -(-len(part.ids) // size)
+    terminal = sys.stderr.isatty()
+    written = len(folder.job.ids) - len(missing)
+    wanted = set(missing)
+    with tqdm(total=passes * steps, unit="step", mininterval=0.3 if terminal else 30, dynamic_ncols=terminal) as bar:
+        bar.set_postfix_str(f"{written}/{len(folder.job.ids)} images", refresh=False)
+        for chunk in folder.model.run(part, save=folder.every, on_step=lambda *_: bar.update()):
+            folder.write(chunk, wanted)
+            written += len(wanted & set(chunk.ids))
+            bar.set_postfix_str(f"{written}/{len(folder.job.ids)} images", refresh=False)
+
+
+def parse_ema(text: str) -> float | bool:
+    """Reads a choice of weights: "on", "off" or the decay of an average.
+
+    Raises:
+        ConfigError: Neither of these.
+
+    Example:
+        >>> parse_ema("off"), parse_ema("0.999")
+        (False, 0.999)
+    """
+    if text in ("on", "off"):
+        return text == "on"
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--ema {text}: give on, off or the decay of an average, as in 0.999") from None

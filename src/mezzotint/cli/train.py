@@ -1,0 +1,241 @@
+"""``mezzotint train`` and ``mezzotint train-classifier``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from mezzotint import registry
+from mezzotint.cli.arguments import parse
+from mezzotint.configs import Recipe, Spec
+from mezzotint.errors import ConfigError, unknown
+
+TASKS = {"train": "generate", "train-classifier": "classify"}
+PREVIEW_STEPS = 50
+_FIXED = ("name", "task", "cite")
+
+
+def run(command: str, words: list[str]) -> int:
+    """Trains a model by a recipe.
+
+    Args:
+        command: "train" or "train-classifier".
+        words: The recipe's name, then the options.
+
+    Raises:
+        MezzotintError: A user's mistake.
+    """
+    known = recipes(TASKS[command])
+    if not words or words[0] in ("-h", "--help"):
+        if not words:
+            raise ConfigError(f"{command} needs a recipe, as in `mezzotint {command} {next(iter(known))} --data PATH --out RUN`: {_names(known)}")
+        print(_help(command, known))
+        return 0
+    name = words[0]
+    if name.startswith("-"):
+        raise ConfigError(f"the recipe comes first, as in `mezzotint {command} {next(iter(known))} {name} ...`; recipes: {_names(known)}")
+    if name not in known:
+        raise _unknown_recipe(command, name, known)
+    recipe, out, resume = arguments(known[name], words[1:], prog=f"mezzotint {command} {name}")
+    _train(recipe, out, resume)
+    return 0
+
+
+def recipes(task: str) -> dict[str, Recipe]:
+    """The recipes of a task, by name."""
+    every = {name: registry.get("recipe", name)() for name in registry.names("recipe")}
+    return {name: recipe for name, recipe in every.items() if recipe.task == task}
+
+
+def _names(known: dict[str, Recipe]) -> str:
+    return ", ".join(known)
+
+
+def _unknown_recipe(command: str, name: str, known: dict[str, Recipe]) -> Exception:
+    other = next(c for c in TASKS if c != command)
+    if name in recipes(TASKS[other]):
+        return ConfigError(f"recipe '{name}' is one of `mezzotint {other}`; recipes of {command}: {_names(known)}")
+    return unknown("recipe", name, known)
+
+
+def _help(command: str, known: dict[str, Recipe]) -> str:
+    docs = {name: (registry.get("recipe", name).__doc__ or "").splitlines()[0] for name in known}
+    lines = [f"  {name:<20}{doc}" for name, doc in docs.items()]
+    return "\n".join(
+        [
+            f"usage: mezzotint {command} RECIPE --data PATH --out RUN [--resume] [--train.images N] [--net.width W] ...",
+            "",
+            "Recipes:",
+            *lines,
+            "",
+            f"`mezzotint {command} RECIPE --help` lists the settings of a recipe; each can be changed by its name.",
+        ]
+    )
+
+
+# --- arguments -----------------------------------------------------------------------------------------------------------
+
+
+def arguments(recipe: Recipe, words: list[str], *, prog: str) -> tuple[Recipe, Path, bool]:
+    """Reads the options of a training run.
+
+    ``--net.width 96`` changes one setting; ``--objective vlb`` or ``--label none`` puts another piece in place of the recipe's.
+
+    Args:
+        recipe: The recipe as written.
+        words: The options.
+        prog: The command as the user types it.
+
+    Returns:
+        The recipe with its changes, the run folder, and whether to go on with the run in it.
+
+    Raises:
+        ConfigError: Unknown, missing or wrong options.
+    """
+    words = [_long(word) for word in words]
+    for field, kinds in _choices().items():
+        held = getattr(recipe, field)
+        wanted = _value_of(f"--{field}", words)
+        if wanted in kinds and wanted != _kind(held):
+            kind = kinds[wanted]
+            recipe = dataclasses.replace(recipe, **{field: None if kind is None else kind()})
+    given = parse(_form(recipe), words, prog=prog, description=f"{recipe.name}: every setting of the recipe, with its value.")
+    if not given.data.path:
+        raise ConfigError(f"no data was given; pass --data with a folder, a .zip or .npz file, or 'digits'; see {prog} --help")
+    parts = {f.name: getattr(given, f.name) for f in dataclasses.fields(Recipe) if hasattr(given, f.name)}
+    return dataclasses.replace(recipe, **parts), given.out, given.resume
+
+
+def _long(word: str) -> str:
+    """``--data`` is short for ``--data.path``."""
+    return "--data.path" + word.removeprefix("--data") if word == "--data" or word.startswith("--data=") else word
+
+
+def _value_of(option: str, words: list[str]) -> str | None:
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word == option:
+            return after
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _kind(config: Any) -> str:
+    return "none" if config is None else config.kind[1]
+
+
+def _choices() -> dict[str, dict[str, Any]]:
+    """Fields of a recipe that hold one of several kinds of piece: field -> kind -> its config."""
+    found = {}
+    for name, hint in typing.get_type_hints(Recipe).items():
+        if isinstance(hint, types.UnionType):
+            options = typing.get_args(hint)
+            found[name] = {"none" if o is types.NoneType else o.kind[1]: None if o is types.NoneType else o for o in options}
+    return found
+
+
+def _form(recipe: Recipe) -> type:
+    """A dataclass of the options: those of the run, then the pieces of the recipe with their values as defaults."""
+    fields: list[Any] = [
+        ("out", Annotated[Path, tyro.conf.arg(help="Run folder, to be made.")]),
+        ("resume", Annotated[bool, tyro.conf.arg(help="Go on with the run in that folder.")], False),
+    ]
+    for name, kinds in _choices().items():
+        option = Annotated[Literal[tuple(kinds)], tyro.conf.arg(name=name, help=f"Kind of piece for {name}.")]
+        fields.append((f"{name}_kind", option, _kind(getattr(recipe, name))))
+    for f in dataclasses.fields(recipe):
+        value = getattr(recipe, f.name)
+        if f.name not in _FIXED and value is not None:
+            fields.append((f.name, type(value), value))
+    return dataclasses.make_dataclass("Run", fields, frozen=True)
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+def _train(recipe: Recipe, out: Path, resume: bool) -> None:
+    # What can be wrong with data and settings is found before the model is built.
+    from mezzotint.data import check_enough, open_source
+
+    source = open_source(recipe.data)
+    check_enough(source, recipe.train.batch)
+    facts = source.facts
+    _say(f"data: {recipe.data.path}, {len(source)} images of {facts.size[0]}x{facts.size[1]}x{facts.channels}, {facts.bits} bits")
+    if facts.classes:
+        _say(f"classes: {_class_map(facts.classes)}")
+    for note in source.notes:
+        _say(f"note: {note}")
+
+    import torch
+
+    import mezzotint
+    from mezzotint.checkpoint import fresh
+    from mezzotint.pipelines.build import build_objective, resolve
+    from mezzotint.pipelines.generate import ClassifierModel
+    from mezzotint.train.trainer import Trainer
+
+    recipe = resolve(recipe, facts)
+    _say(summary(recipe))
+    provenance = {"made_by": f"mezzotint {mezzotint.__version__}", "data": recipe.data.path, "fingerprint": source.fingerprint}
+    spec = Spec(recipe=recipe, data=facts, provenance=provenance)
+    torch.manual_seed(recipe.train.seed)
+    model = fresh(spec, device="cpu")  # the trainer puts it where it belongs
+    trainer = Trainer(
+        build_objective(recipe, model.classifier if isinstance(model, ClassifierModel) else model.stage),
+        source,
+        out=out,
+        train=recipe.train,
+        optim=recipe.optim,
+        ema=recipe.ema,
+        spec=spec,
+        resume=resume,
+        on_sample=None if isinstance(model, ClassifierModel) else _previews(model, recipe),
+    )
+    trainer.run()
+
+
+def _previews(model: Any, recipe: Recipe) -> Any:
+    """Draws the sample grids of a run; with at most 50 steps, since they are looked at and not measured."""
+    from mezzotint.cli.pictures import grid, write_png
+
+    own = recipe.sample.steps
+    steps = PREVIEW_STEPS if own is None else min(own, PREVIEW_STEPS)
+
+    def draw(_: Any, images: int, file: Path) -> None:
+        made = model.sample(num=recipe.train.sample_num, steps=steps, grid="uniform", seed=recipe.train.seed)
+        write_png(file, grid(list(model.pixels(made))), {})
+
+    return draw
+
+
+def _class_map(classes: tuple[str, ...], most: int = 20) -> str:
+    shown = ", ".join(f"{k} {name}" if name != str(k) else name for k, name in enumerate(classes[:most]))
+    return shown + (f", ... ({len(classes)} in all)" if len(classes) > most else "")
+
+
+def summary(recipe: Recipe) -> str:
+    """The settings of a recipe, one line a piece."""
+    lines = [f"recipe: {recipe.name}"]
+    for f in dataclasses.fields(recipe):
+        value = getattr(recipe, f.name)
+        if f.name in _FIXED:
+            continue
+        kind = f"{value.kind[1]} " if hasattr(value, "kind") else ""
+        settings = [f"{g.name}={_short(getattr(value, g.name))}" for g in dataclasses.fields(value)] if value is not None else ["none"]
+        lines.append(f"  {f.name}: {kind}{' '.join(settings)}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return ",".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
+
+
+def _say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
