@@ -90,6 +90,12 @@ class Schedule:
         """
         raise NotImplementedError
 
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """d alpha / dt and d sigma / dt, each float64 in the shape of t."""
+        alpha, sigma = self(t)
+        f, g2 = self.rates(t)
+        return f * alpha, f * sigma + g2 / (2 * sigma)
+
 
 def _f64(t: Tensor) -> Tensor:
     return t.to(torch.float64)
@@ -304,6 +310,9 @@ class Flow(Schedule):
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         t = _f64(t)
         return -1 / (1 - t), 2 * t / (1 - t)
+
+    def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -torch.ones_like(_f64(t)), torch.ones_like(_f64(t))
 
 
 def build_schedule(config: ScheduleConfig) -> Schedule:

@@ -138,14 +138,16 @@ class Plan:
 
     Attributes:
         grid: ``[n + 1, b or 1]`` float64, strictly decreasing along the first axis (increasing for an inversion). For an adaptive
-            sampler only the start and the end.
+            sampler only the start, the end, and between them the time from which it jumps to an end at 0.
         orders: Order of each step, for methods that vary it.
+        inner: Times inside each step, ``[orders[i] - 1, b or 1]``, for single-step methods that do not choose them themselves.
         adaptive: Whether the sampler chooses its own times between the two of the grid.
         max_steps: The most steps that an adaptive sampler may try.
     """
 
     grid: Tensor
     orders: tuple[int, ...] = ()
+    inner: tuple[Tensor, ...] = ()
     adaptive: bool = False
     max_steps: int = 10_000
 

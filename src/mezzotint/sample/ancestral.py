@@ -12,6 +12,7 @@ from mezzotint.noise import Noise
 from mezzotint.process import bridge, expand, from_x0, to_x0
 from mezzotint.registry import register
 from mezzotint.sample.base import Sampler, draw, times
+from mezzotint.sample.grid import End
 from mezzotint.schedules import Schedule
 from mezzotint.types import Cond, Plan, State
 
@@ -103,7 +104,7 @@ class DDIMInversion(Sampler):
         steps: int | None = None,
         spacing: str = "uniform",
         t_start: Tensor | float | None = None,
-        t_end: Tensor | float = 0.0,
+        t_end: End = 0.0,
     ) -> Plan:
         """As ``Sampler.plan``, turned round: from the last evaluated time of the forward plan up to its start."""
         down = super().plan(schedule, steps=steps, spacing=spacing, t_start=t_start, t_end=t_end).grid

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mezzotint.denoise import Denoiser
 from mezzotint.noise import Noise
-from mezzotint.sample.grid import make_grid
+from mezzotint.sample.grid import End, make_grid
 from mezzotint.schedules import Schedule
 from mezzotint.types import Cond, Plan, State
 
@@ -34,7 +34,7 @@ class Sampler:
         steps: int | None = None,
         spacing: str = "uniform",
         t_start: Tensor | float | None = None,
-        t_end: Tensor | float = 0.0,
+        t_end: End = 0.0,
     ) -> Plan:
         """The times that this sampler will visit.
 
@@ -43,7 +43,7 @@ class Sampler:
             steps: Number of steps; None where the spacing gives it, or for all levels of a discrete schedule.
             spacing: A spacing of ``mezzotint.sample.grid``.
             t_start: Where the samples are, a number or one for each image; None: t_max.
-            t_end: Where they go.
+            t_end: Where they go; "last" is the last time that the network is evaluated at otherwise.
 
         Raises:
             ConfigError: Steps and spacing contradict each other.

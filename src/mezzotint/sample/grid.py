@@ -1,12 +1,18 @@
 """Grids of sampling times.
 
-A spacing is a name ("uniform", "quadratic") that goes with a number of steps, or one of the official respacing rules of the ADM line,
-which give the number themselves: "250", "10,15,20" (sections) and "ddim25" (fixed stride).
+A spacing is one of three things:
+
+- a name that goes with a number of steps: "uniform" and "quadratic" in t, "logsnr" in log(alpha / sigma), "karras" in
+  (sigma / alpha)^(1 / rho). "karras:5" sets rho (7); "logsnr:1.5" raises the place along the grid to that power (1);
+- an official respacing rule of the ADM line, which gives the number itself: "250", "10,15,20" (sections), "ddim25" (fixed stride);
+- the times themselves: "times:0.9,0.5,0.1".
 """
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +21,9 @@ from mezzotint.errors import CapabilityError, ConfigError, unknown
 from mezzotint.schedules import Schedule
 
 DEFAULT_STEPS = 50
-SPACINGS = ("uniform", "quadratic")
+SPACINGS = ("uniform", "quadratic", "logsnr", "karras")
+POWERS = {"logsnr": 1.0, "karras": 7.0}
+End = Tensor | float | Literal["last"]
 
 
 def respaced(num_levels: int, rule: str) -> list[int]:
@@ -42,7 +50,7 @@ def respaced(num_levels: int, rule: str) -> list[int]:
                 return list(range(0, num_levels, stride))
         raise ConfigError(f"no whole stride keeps exactly {wanted} of {num_levels} levels; use '{wanted}' in place of 'ddim{wanted}'")
     if not re.fullmatch(r"\d+(,\d+)*", rule):
-        raise unknown("grid", rule, [*SPACINGS, "250", "ddim25", "10,15,20"])
+        raise unknown("grid", rule, [*SPACINGS, "250", "ddim25", "10,15,20", "times:0.9,0.5"])
     counts = [int(n) for n in rule.split(",")]
     size, extra = divmod(num_levels, len(counts))
     kept: list[int] = []
@@ -60,55 +68,105 @@ def respaced(num_levels: int, rule: str) -> list[int]:
     return sorted(set(kept))
 
 
-def make_grid(
-    schedule: Schedule, spacing: str, steps: int | None, *, t_start: Tensor | float | None = None, t_end: Tensor | float = 0.0
-) -> Tensor:
+def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: Tensor | float | None = None, t_end: End = 0.0) -> Tensor:
     """The times of a sampling run.
 
-    The network is evaluated at all but the last time. Named spacings put the last evaluation at ``schedule.t_min`` (the first level of a
-    discrete schedule) and then jump to ``t_end``; with another end than 0 they run straight to it.
+    The network is evaluated at all but the last time. With the end 0, named spacings put the last evaluation at ``schedule.t_min`` (the
+    first level of a discrete schedule) and then jump to 0; with another end they run straight to it.
 
     Args:
         schedule: Coordinate of the times.
-        spacing: "uniform" or "quadratic" in t, or an official respacing rule.
-        steps: Number of steps; None: what the rule gives, all levels of a discrete schedule, or 50.
+        spacing: A named spacing, an official respacing rule, or the times at which the network is evaluated.
+        steps: Number of steps; None: what the spacing gives, all levels of a discrete schedule, or 50.
         t_start: A number, or one for each image ``[b]``; None: ``schedule.t_max``.
-        t_end: Where the run ends, likewise.
+        t_end: Where the run ends, likewise; "last" is ``schedule.t_min``, or the last of the given times.
 
     Returns:
         ``[steps + 1, b or 1]`` float64, strictly decreasing.
 
     Raises:
-        ConfigError: An unknown spacing, or steps that contradict it.
+        ConfigError: An unknown spacing, or steps or ends that contradict it.
         CapabilityError: A respacing rule for a schedule without levels.
+
+    Source: Lu et al. 2022 (DPM-Solver), appendix D; Karras et al. 2022, equation 5.
     """
-    end = torch.as_tensor(t_end, dtype=torch.float64).reshape(-1)
+    name, _, rest = spacing.partition(":")
+    if name == "times":
+        return _given(schedule, rest, steps, t_start, t_end)
     levels = schedule.levels
-    if spacing not in SPACINGS:
+    if name not in SPACINGS:
         if levels is None:
             if re.fullmatch(r"(ddim)?\d+(,\d+)*", spacing):
                 raise CapabilityError(f"grid '{spacing}' is a rule for numbered levels, which this model has not; use uniform with --steps")
-            raise unknown("grid", spacing, SPACINGS)
+            raise unknown("grid", spacing, [*SPACINGS, "times:0.9,0.5"])
         kept = respaced(len(levels), spacing)
         if steps is not None and steps != len(kept):
             raise ConfigError(f"grid '{spacing}' has {len(kept)} steps, and {steps} were asked for; leave out one of the two")
-        if t_start is not None or bool((end != 0).any()):
-            raise ConfigError(f"grid '{spacing}' runs over the whole process; use uniform or quadratic with other ends")
-        return torch.cat([levels[kept].flip(0), end])[:, None]
+        if t_start is not None or isinstance(t_end, str) or bool((torch.as_tensor(t_end) != 0).any()):
+            raise ConfigError(f"grid '{spacing}' runs over the whole process; use one of {', '.join(SPACINGS)} with other ends")
+        return torch.cat([levels[kept].flip(0), torch.zeros(1, dtype=torch.float64)])[:, None]
     if steps is None:
         steps = DEFAULT_STEPS if levels is None or t_start is not None else len(levels)
     if steps < 1:
         raise ConfigError(f"{steps} steps; give at least 1")
     start = torch.as_tensor(schedule.t_max if t_start is None else t_start, dtype=torch.float64).reshape(-1)
+    end = torch.as_tensor(schedule.t_min if isinstance(t_end, str) else t_end, dtype=torch.float64).reshape(-1)
     start, end = torch.broadcast_tensors(start, end)
     if not bool((end < start).all()):
         raise ConfigError("sampling must end at a smaller time than it starts at")
-    last = torch.where(end == 0, torch.minimum(torch.full_like(start, schedule.t_min), start / 2), end)
-    points = steps if bool((end == 0).all()) else steps + 1
-    share = torch.linspace(0, 1, points, dtype=torch.float64)[:, None]
-    if spacing == "uniform":
-        inner = start + share * (last - start)
-    else:
-        inner = (start.sqrt() + share * (last.sqrt() - start.sqrt())) ** 2
-    inner[0] = start  # exact, whatever the square root rounds to
-    return torch.cat([inner, end[None]]) if points == steps else inner
+    jump = end == 0
+    last = torch.where(jump, torch.minimum(torch.full_like(start, schedule.t_min), start / 2), end)
+    place = torch.arange(steps + 1, dtype=torch.float64)[:, None]
+    grid = _curve(schedule, name, _power(name, rest), start, last, place / (steps - jump.double()).clamp_min(1))
+    grid[0] = start  # exact, whatever the curve rounds to
+    grid[steps - 1] = torch.where(jump & (steps > 1), last, grid[steps - 1])
+    grid[steps] = end
+    return grid
+
+
+def _given(schedule: Schedule, text: str, steps: int | None, t_start: Tensor | float | None, t_end: End) -> Tensor:
+    try:
+        given = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"grid 'times:{text}' is not a list of numbers; write it as in times:0.9,0.5,0.1") from None
+    if t_start is not None:
+        raise ConfigError("given times start where they say; leave out the start")
+    if not isinstance(t_end, str):
+        given.append(float(t_end))
+    elif given[-1] <= 0:
+        raise ConfigError("the last of the given times must be above 0; use --end 0 to end at 0")
+    if given[0] > schedule.t_max or given[-1] < 0 or any(a <= b for a, b in pairwise(given)) or len(given) < 2:
+        raise ConfigError(f"grid 'times:{text}' must fall strictly from at most {schedule.t_max:g} to the end; leave out the end itself")
+    if steps is not None and steps != len(given) - 1:
+        raise ConfigError(f"grid 'times:{text}' has {len(given) - 1} steps, and {steps} were asked for; leave out one of the two")
+    return torch.tensor(given, dtype=torch.float64)[:, None]
+
+
+def _power(name: str, text: str) -> float:
+    if not text:
+        return POWERS.get(name, 1.0)
+    try:
+        power = float(text)
+    except ValueError:
+        power = 0.0
+    if name not in POWERS or not 0 < power < float("inf"):
+        raise ConfigError(f"grid '{name}:{text}': only {' and '.join(POWERS)} take a number, which must be positive")
+    return power
+
+
+def _curve(schedule: Schedule, name: str, power: float, start: Tensor, last: Tensor, share: Tensor) -> Tensor:
+    """Times at shares ``[n, b]`` of the way from start to last, ``[b]`` each."""
+    share = share.clamp_max(1)
+    if name == "uniform":
+        return start + share * (last - start)
+    if name == "quadratic":
+        return (start.sqrt() + share * (last.sqrt() - start.sqrt())) ** 2
+    to = schedule.half_log_snr(last)
+    # Pure noise has no finite log-SNR: the curve then starts as far below 0 as the cleanest level is above it.
+    floor = torch.minimum(-schedule.half_log_snr(torch.full_like(last, schedule.t_min)), to - 1)
+    from_ = schedule.half_log_snr(start)
+    from_ = torch.where(torch.isneginf(from_), floor, from_)
+    if name == "logsnr":
+        return schedule.time_of(to + (1 - share) ** power * (from_ - to))
+    a, b = torch.exp(-from_ / power), torch.exp(-to / power)
+    return schedule.time_of(-power * torch.log(a + share * (b - a)))
