@@ -52,7 +52,7 @@ def class_gradient(classifier: nn.Module, x_t: Tensor, t: Tensor, label: Tensor,
         classifier: ``classifier(x_t, t, schedule) -> logits [b, K]``, for instance a ``NoisyClassifier``.
         x_t: ``[b, c, h, w]``.
         t: ``[b]`` float64.
-        label: ``[b]`` int64.
+        label: ``[b]`` int64; the null class, K, has no gradient.
         schedule: The process of x_t, as for ``NoisyClassifier``.
 
     Returns:
@@ -62,6 +62,9 @@ def class_gradient(classifier: nn.Module, x_t: Tensor, t: Tensor, label: Tensor,
     """
     with torch.enable_grad():
         x = x_t.detach().requires_grad_(True)
-        log_p = classifier(x, t, schedule).log_softmax(dim=-1).gather(1, label.to(x.device)[:, None])[:, 0]
+        every = classifier(x, t, schedule).log_softmax(dim=-1)
+        label = label.to(x.device)
+        last = every.shape[1] - 1
+        log_p = torch.where(label <= last, every.gather(1, label.clamp_max(last)[:, None])[:, 0], 0)
         (gradient,) = torch.autograd.grad(log_p.sum(), x)
     return log_p.detach(), gradient

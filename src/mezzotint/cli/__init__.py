@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _complain(str(error))
+    except BrokenPipeError:  # such as `mezzotint info PATH | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if debug:
             raise
@@ -102,6 +105,6 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "`mezzotint COMMAND --help` lists the settings of a command. --debug shows where an error comes from; --version prints the version.",
+            "`mezzotint COMMAND --help` lists the settings of a command; --debug shows where an error comes from; --version is the version.",
         ]
     )

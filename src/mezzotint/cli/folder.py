@@ -301,9 +301,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _npy_header(out: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(
-        out, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    )
+    np.lib.format.write_array_header_1_0(out, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
 
 
 def _file_hash(path: Path) -> bytes:

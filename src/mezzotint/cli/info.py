@@ -101,7 +101,7 @@ def _weight_file(path: Path) -> list[str]:
 
 
 def _model(path: Path) -> list[str]:
-    from mezzotint.cli.train import summary
+    from mezzotint.cli.train import class_map, summary
     from mezzotint.weights.io import read_spec
 
     spec = read_spec(path)
@@ -113,7 +113,7 @@ def _model(path: Path) -> list[str]:
         lines[0] += f", {conditional}"
         sample = recipe.sample
         lines.append(f"sampled by: {sample.sampler}, grid {sample.grid}" + (f", {sample.steps} steps" if sample.steps else ""))
-    lines.append(f"classes: {_listed([f'{k} {name}' for k, name in enumerate(data.classes)]) or 'none'}")
+    lines.append(f"classes: {class_map(data.classes) or 'none'}")
     for name, info in spec.weights.items():
         file = path / name
         size = f"{_count(file):,} parameters" if file.is_file() else "MISSING"
@@ -199,7 +199,7 @@ def _data(path: Path) -> list[str]:
     ]
     if source.labels is not None:
         counts = Counter(int(k) for k in source.labels)
-        lines.append(f"classes: {_listed([f'{k} {name} ({counts[k]} images)' for k, name in enumerate(facts.classes)])}")
+        lines.append(f"classes: {_listed([f'{name}={counts[k]}' for k, name in enumerate(facts.classes)])}")
     lines += [f"note: {note}" for note in source.notes]
     return [*lines, f"fingerprint: {source.fingerprint}"]
 

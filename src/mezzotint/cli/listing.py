@@ -33,13 +33,14 @@ def run(command: str, words: list[str]) -> int:
     given = parse(Arguments, words, prog=f"mezzotint {command}")
     if given.kind is None:
         for kind in sorted(registry.PACKAGES):
-            print(f"{kind + ':':<14}{', '.join(registry.names(kind))}")
+            if found := registry.names(kind):
+                print(f"{kind + ':':<14}{', '.join(found)}")
         return 0
     kind = _singular(given.kind)
     for name in registry.names(kind):
         entry = registry.get(kind, name)
         doc = (inspect.getdoc(entry) or "").splitlines()
-        print(f"{_with_settings(name, entry):<44}{doc[0] if doc else ''}")
+        print(f"{_with_settings(name, entry)}\n    {doc[0] if doc else ''}")
     return 0
 
 

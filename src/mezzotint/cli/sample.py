@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from mezzotint.cli.arguments import parse
 from mezzotint.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from mezzotint.cli.folder import SampleFolder
 
 
 @dataclass(frozen=True)
@@ -97,16 +101,17 @@ def run(command: str, words: list[str]) -> int:
         raise ConfigError(f"{given.npz} already exists; give another --npz, or remove it")
     missing = folder.open()
     plan = model.plan(job)
-    print(f"{model.path}: {len(job.ids)} images, {job.sampler}, {plan.steps} steps, seed {job.seed}" + "".join(f", {g}" for g in job.guidance))
+    how = ", ".join([job.sampler, "steps of its own choice" if plan.adaptive else f"{plan.steps} steps", *job.guidance, f"seed {job.seed}"])
+    print(f"{model.path}: {len(job.ids)} images by {how}", flush=True)
     if len(missing) < len(job.ids):
-        print(f"{len(job.ids) - len(missing)} of them are in {given.out} already")
+        print(f"{len(job.ids) - len(missing)} of them are in {given.out} already", flush=True)
     if folder.suffix == "npy":
         print(f"no PNG holds {model.facts.channels} channels; the images are written as .npy files")
     if missing:
         try:
-            _make(folder, missing, steps=plan.steps)
+            _make(folder, missing, steps=None if plan.adaptive else plan.steps)
         except torch.OutOfMemoryError as error:
-            raise TrainingError(f"out of memory with batches of {job.batch}; give a smaller --batch-size, the same command goes on") from error
+            raise TrainingError(f"out of memory with batches of {job.batch}: give a smaller --batch-size; what is made stays") from error
     folder.finish()
     if given.npz is not None:
         folder.write_npz(given.npz)
@@ -115,7 +120,7 @@ def run(command: str, words: list[str]) -> int:
     return 0
 
 
-def _make(folder, missing, *, steps: int) -> None:  # noqa: ANN001
+def _make(folder: SampleFolder, missing: Sequence[int], *, steps: int | None) -> None:
     from tqdm import tqdm
 
     part = folder.passes(missing)
@@ -124,9 +129,14 @@ def _make(folder, missing, *, steps: int) -> None:  # noqa: ANN001
     terminal = sys.stderr.isatty()
     written = len(folder.job.ids) - len(missing)
     wanted = set(missing)
-    with tqdm(total=passes * steps, unit="step", mininterval=0.3 if terminal else 30, dynamic_ncols=terminal) as bar:
+    total = None if steps is None else passes * steps
+    with tqdm(total=total, unit="step", mininterval=0.3 if terminal else 30, dynamic_ncols=terminal) as bar:
         bar.set_postfix_str(f"{written}/{len(folder.job.ids)} images", refresh=False)
-        for chunk in folder.model.run(part, save=folder.every, on_step=lambda *_: bar.update()):
+
+        def step_done(step: int, steps: int) -> None:
+            bar.update()
+
+        for chunk in folder.model.run(part, save=folder.every, on_step=step_done):
             folder.write(chunk, wanted)
             written += len(wanted & set(chunk.ids))
             bar.set_postfix_str(f"{written}/{len(folder.job.ids)} images", refresh=False)

@@ -34,7 +34,9 @@ def run(command: str, words: list[str]) -> int:
     known = recipes(TASKS[command])
     if not words or words[0] in ("-h", "--help"):
         if not words:
-            raise ConfigError(f"{command} needs a recipe, as in `mezzotint {command} {next(iter(known))} --data PATH --out RUN`: {_names(known)}")
+            raise ConfigError(
+                f"{command} needs a recipe, as in `mezzotint {command} {next(iter(known))} --data PATH --out RUN`: {_names(known)}"
+            )
         print(_help(command, known))
         return 0
     name = words[0]
@@ -168,7 +170,7 @@ def _train(recipe: Recipe, out: Path, resume: bool) -> None:
     facts = source.facts
     _say(f"data: {recipe.data.path}, {len(source)} images of {facts.size[0]}x{facts.size[1]}x{facts.channels}, {facts.bits} bits")
     if facts.classes:
-        _say(f"classes: {_class_map(facts.classes)}")
+        _say(f"classes: {class_map(facts.classes)}")
     for note in source.notes:
         _say(f"note: {note}")
 
@@ -214,7 +216,8 @@ def _previews(model: Any, recipe: Recipe) -> Any:
     return draw
 
 
-def _class_map(classes: tuple[str, ...], most: int = 20) -> str:
+def class_map(classes: tuple[str, ...], most: int = 20) -> str:
+    """Labels and names of classes; a name that is its own label stands once."""
     shown = ", ".join(f"{k} {name}" if name != str(k) else name for k, name in enumerate(classes[:most]))
     return shown + (f", ... ({len(classes)} in all)" if len(classes) > most else "")
 

@@ -23,6 +23,7 @@ from mezzotint.noise import Noise
 from mezzotint.pipelines.build import Stage
 from mezzotint.registry import build, call_with, get, parse
 from mezzotint.sample.base import Sampler
+from mezzotint.sample.grid import SPACINGS
 from mezzotint.sample.loop import sample
 from mezzotint.types import Plan, Trajectory
 
@@ -217,7 +218,7 @@ class Model(Loaded):
             guidance: In order, the innermost first: texts, or functions from denoiser to denoiser.
             sampler: As in "ddim,eta=0.5"; None: the model's own.
             steps: Number of steps; None: the model's own, unless the grid gives it.
-            grid: Spacing of the times; None: the model's own.
+            grid: Spacing of the times; None: the model's own, or "uniform" where that is a rule and steps are given.
             seed: Seed of the random streams.
             batch_size: Images in a pass; None: 64, or 8 with ``exact``.
             exact: Promise equal bytes, not 1/255.
@@ -229,8 +230,9 @@ class Model(Loaded):
         """
         own = self.spec.recipe.sample
         if grid is None and steps is None:
-            grid, steps = own.grid, own.steps
-        grid = grid or own.grid
+            steps = own.steps
+        if grid is None:  # a respacing rule fixes the number of steps, so it gives way to one that was asked for
+            grid = own.grid if steps is None or own.grid in SPACINGS else "uniform"
         labels: list[int] | None = None
         if classes is not None:
             counts = self._counts(classes)
