@@ -11,7 +11,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from hypothesis import settings
-
 from tests.parity.summary import pytest_terminal_summary as pytest_terminal_summary  # the hook that counts parity cases
 
 ROOT = Path(__file__).resolve().parents[1]

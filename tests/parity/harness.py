@@ -130,7 +130,7 @@ class Case:
 
 def weight(key: str, shape: Sequence[int], scale: float) -> Tensor:
     """The filled value of one entry of a state dict, float32, from its official name alone."""
-    value = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF).standard_normal(tuple(shape))  # noqa: NPY002
+    value = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF).standard_normal(tuple(shape))
     value = np.asarray(value, dtype=np.float32) * np.float32(scale)
     if key.rpartition(".")[2] == "running_var":
         value = 1 + np.abs(value)
@@ -183,13 +183,11 @@ def _compare(name: str, got: Any, expected: np.ndarray, rtol: float, atol: float
     limit = limit.reshape(limit.shape + (1,) * (b.ndim - limit.ndim))
     finite = np.isfinite(b)
     with np.errstate(invalid="ignore"):
-        excess = np.where(
-            finite, np.abs(a - b) / (limit + rtol * np.abs(b) + np.finfo(np.float64).tiny), np.where(np.isfinite(a), np.inf, 0.0)
-        )
+        ratio = np.abs(a - b) / (limit + rtol * np.abs(b) + np.finfo(np.float64).tiny)
+    excess = np.where(finite, ratio, np.where(np.isfinite(a), np.inf, 0.0))
     excess = np.where(np.isnan(excess), np.inf, excess)
     if excess.size == 0 or excess.max() <= 1:
         return []
     at = np.unravel_index(excess.argmax(), excess.shape)
-    return [
-        f"{name}: {int((excess > 1).sum())} of {excess.size} off, worst {a[at]:.9g} for {b[at]:.9g} at {[int(i) for i in at]}, {excess[at]:.3g} times the limit"
-    ]
+    worst = f"worst {a[at]:.9g} for {b[at]:.9g} at {[int(i) for i in at]}, {excess[at]:.3g} times the limit"
+    return [f"{name}: {int((excess > 1).sum())} of {excess.size} off, {worst}"]

@@ -15,7 +15,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     agreed = sum(name == "parity" and outcome == "passed" for outcome, name, _ in told)
     failed = sum(name == "parity" and outcome != "passed" for outcome, name, _ in told)
     lacking = Counter(value for _, name, value in told if name == "parity_unsupported")
-    line = f"parity: {agreed} agreed, {failed} disagreed, {len(lacking)} kinds not supported yet"
-    if lacking:
-        line += " (" + str(sum(lacking.values())) + " cases): " + ", ".join(f"{kind} x{count}" for kind, count in sorted(lacking.items()))
-    terminalreporter.write_line(line)
+    terminalreporter.write_line(f"parity: {agreed} agreed, {failed} disagreed, {len(lacking)} kinds not supported yet")
+    systems = sorted({kind.split()[0] for kind in lacking})
+    for system in systems:
+        kinds = [f"{kind.split()[1]} x{count}" for kind, count in sorted(lacking.items()) if kind.split()[0] == system]
+        terminalreporter.write_line(f"  not supported yet: {system}: {', '.join(kinds)}")

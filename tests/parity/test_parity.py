@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from tests.parity.harness import OWN, Case, Unsupported, discover, load_adapters, problems
 
 load_adapters()
