@@ -8,11 +8,12 @@ flags a whole description (``model_from_script_flags``, ``classifier_from_script
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
+from mezzotint.checkpoint.official.base import OfficialModel as OfficialModel
+from mezzotint.checkpoint.official.base import check_names
 from mezzotint.configs import (
     DenoiserConfig,
     DenoisingConfig,
@@ -21,7 +22,7 @@ from mezzotint.configs import (
     UNetConfig,
     VLBConfig,
 )
-from mezzotint.errors import CheckpointError, ConfigError, unknown
+from mezzotint.errors import ConfigError, unknown
 
 Family = Literal["guided_diffusion", "improved_diffusion"]
 
@@ -100,27 +101,6 @@ _CLASSIFIER: Mapping[str, Any] = {
     "classifier_resblock_updown": True,
     "classifier_pool": "attention",
 }
-
-
-@dataclass(frozen=True)
-class OfficialModel:
-    """What a set of script flags describes.
-
-    Attributes:
-        net: The network.
-        schedule: The noise levels that the model was trained with.
-        denoiser: What its output stands for.
-        objective: The training loss; its weight of the bound is the official one over all levels, without respacing.
-        respacing: The official respacing rule, such as "250" or "ddim25"; empty: every level.
-        size: Side of the images, in pixels.
-    """
-
-    net: UNetConfig | EncoderConfig
-    schedule: DiscreteConfig
-    denoiser: DenoiserConfig
-    objective: DenoisingConfig | VLBConfig
-    respacing: str
-    size: int
 
 
 def _filled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -361,15 +341,6 @@ def official_keys(config: UNetConfig | EncoderConfig) -> dict[str, str]:
     return keys
 
 
-def _check(found: Iterable[str], wanted: Iterable[str], what: str) -> None:
-    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or extra:
-        raise CheckpointError(
-            f"not {what} of these settings: {len(missing)} names are missing (first: {missing[:1] or '-'}), "
-            f"{len(extra)} are unknown (first: {extra[:1] or '-'}); check the flags"
-        )
-
-
 def _ones(config: UNetConfig | EncoderConfig, official: str) -> int:
     """Number of axes of length 1 at the end of an official weight: it is a 1x1 convolution there, and a linear layer here."""
     layer, _, member = official.rpartition(".")
@@ -392,7 +363,7 @@ def to_ours(state: Mapping[str, Tensor], config: UNetConfig | EncoderConfig) -> 
         CheckpointError: Names are missing or left over.
     """
     keys = official_keys(config)
-    _check(state, keys.values(), "an official checkpoint")
+    check_names(state, keys.values(), "an official checkpoint")
     return {ours: state[official].flatten(-1 - _ones(config, official)) for ours, official in keys.items()}
 
 
@@ -403,5 +374,5 @@ def to_official(state: Mapping[str, Tensor], config: UNetConfig | EncoderConfig)
         CheckpointError: Names are missing or left over.
     """
     keys = official_keys(config)
-    _check(state, keys, "a state dict")
+    check_names(state, keys, "a state dict")
     return {official: state[ours][(..., *[None] * _ones(config, official))] for ours, official in keys.items()}
