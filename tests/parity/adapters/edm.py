@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from tests.parity.harness import Case, Outputs, adapter
 from torch import Tensor
@@ -20,13 +21,13 @@ RANGES = {"vp": (None, None), "ve": (0.02, 100.0), "iddpm": (0.002, 81.0), "edm"
 
 
 class Recorded(FunctionDenoiser):
-    """The exact denoiser of a mixture; writes down the sigma of each call, and may know only the levels of another schedule."""
+    """The exact denoiser of a mixture; writes down the sigma of each call, and may know only some of them."""
 
-    def __init__(self, schedule: Schedule, case: Case, levels: Schedule | None = None):
+    def __init__(self, schedule: Schedule, case: Case, known: Tensor | None = None):
         world = mixture(case.inputs["m"], case.inputs["s"] ** 2, case.inputs["w"])
         super().__init__(schedule, lambda x, alpha, sigma, cond: world.posterior(x, alpha, sigma)[0])
         self.sigmas: list[Tensor] = []
-        self.known = None if levels is None else torch.exp(-levels.half_log_snr(_times(levels)))
+        self.known = known
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: object = None) -> Posterior:
         alpha, sigma = self.schedule(t)
@@ -40,11 +41,6 @@ class Recorded(FunctionDenoiser):
         return self.schedule.time_of(-self.known[near].log())
 
 
-def _times(schedule: Schedule) -> Tensor:
-    assert schedule.levels is not None
-    return schedule.levels
-
-
 def _vp(low: float, high: float, eps: float) -> VPConfig:
     """The VP schedule with given sigma / alpha at eps and 1."""
     a, b = torch.log1p(torch.tensor([low, high], dtype=torch.float64) ** 2).tolist()
@@ -52,16 +48,22 @@ def _vp(low: float, high: float, eps: float) -> VPConfig:
     return VPConfig(beta_min=b - rise / 2, beta_max=b + rise / 2, t_min=eps)
 
 
-def _iddpm_betas() -> tuple[float, ...]:
-    """Cosine betas as the official table has them: in float32, which moves the cleanest levels by up to 5e-4 of themselves."""
-    j = torch.arange(1000, -1, -1)
-    alpha_bar = (0.5 * math.pi * j / 1000 / 1.008).sin() ** 2
-    return tuple((1 - (alpha_bar[1:] / alpha_bar[:-1]).clip(min=0.001).double()).tolist())
+def _iddpm_ratios() -> Tensor:
+    """1 - beta of the cosine levels, ``[1000]``, as the official code has them: in float32, number by number."""
+    alpha_bar = torch.stack([(0.5 * math.pi * torch.as_tensor(j) / 1000 / 1.008).sin() ** 2 for j in range(1001)])
+    return (alpha_bar[:-1] / alpha_bar[1:]).clip(min=0.001).flip(0)
+
+
+def _rounded_to(case: Case) -> Tensor:
+    """The levels of the official network, least first; recorded, since their last digit in float32 differs from one processor to the next."""
+    with np.load(case.folder / "sigma_functions.npz") as arrays:
+        return torch.from_numpy(arrays["out_iddpm_u"][:-1]).flip(0).double()
 
 
 def _levels(schedule: Schedule, low: float, high: float, steps: int) -> Tensor:
     """Evenly numbered levels of a discrete schedule within a range of sigma / alpha."""
-    known = torch.exp(-schedule.half_log_snr(_times(schedule))).flip(0)
+    assert schedule.levels is not None
+    known = torch.exp(-schedule.half_log_snr(schedule.levels)).flip(0)
     known = known[(known >= low) & (known <= high)]
     return known[((len(known) - 1) / (steps - 1) * torch.arange(steps, dtype=torch.float64)).round().long()]
 
@@ -75,17 +77,17 @@ def sampler(case: Case) -> Outputs:
         high, low = torch.exp(-build_schedule(VPConfig()).half_log_snr(torch.tensor([1.0, eps], dtype=torch.float64))).tolist()
     low = max(given.get("sigma_min", low), case.config.get("net_sigma_min", 0.0))
     high = min(given.get("sigma_max", high), case.config.get("net_sigma_max", float("inf")))
-    iddpm = build_schedule(DiscreteConfig(custom=_iddpm_betas()))
+    iddpm = build_schedule(DiscreteConfig(custom=tuple((1 - _iddpm_ratios().double()).tolist())))
     rounds = case.config.get("round") == "iddpm"
     if rounds:
-        low = max(low, float(torch.exp(-iddpm.half_log_snr(_times(iddpm))).min()))
+        low = max(low, float(_rounded_to(case).min()))
     vp, ve = build_schedule(_vp(low, high, eps)), build_schedule(VEConfig(low, high))
     schedule = vp if given.get("schedule") == "vp" else ve
 
     settings = {"s_" + name[2:].lower(): float(value) for name, value in given.items() if name.startswith("S_")}
     settings["coordinate"] = {"vp": "t", "ve": "variance", "linear": "sigma"}[given.get("schedule", "linear")]
     ours = Euler(**settings) if given.get("solver") == "euler" else Heun(**settings, alpha=given.get("alpha", 1.0))
-    denoiser = Recorded(schedule, case, iddpm if rounds else None)
+    denoiser = Recorded(schedule, case, _rounded_to(case) if rounds else None)
     if kind == "iddpm":
         grid = torch.cat([schedule.time_of(-_levels(iddpm, low, high, steps).log()), torch.zeros(1)])[:, None]
     elif kind == "vp":
