@@ -23,12 +23,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_case(case: Case | None, record_property: Callable[[str, object], None], request: pytest.FixtureRequest) -> None:
     if case is None:
         pytest.skip(f"no folder of reference cases at {request.config.getoption('--reference')}; give one with --reference DIR")
+    record_property("parity", str(case))
     try:
         wrong = problems(case)
     except Unsupported as lack:
         record_property("parity_unsupported", f"{case.system} {case.kind}")
         pytest.skip(str(lack))
-    record_property("parity", str(case))
     assert not wrong, f"{case}: " + "; ".join(wrong)
 
 

@@ -159,7 +159,10 @@ class Process:
         schedule: The full schedule.
         kept: Indices of the levels in use.
         law: Those levels as a grid of times.
+        full: The process that this one's schedule was cut from, where it is a schedule of the kept levels alone.
     """
+
+    full: Process | None = None
 
     def __init__(self, config: DiscreteConfig, respacing: str | list[int] | None = None):
         schedule = build_schedule(config)
@@ -188,7 +191,15 @@ class Process:
 
     def own(self) -> Process:
         """The kept levels as a schedule of their own, for networks that speak of single steps of a respaced process."""
-        return Process(DiscreteConfig(steps=len(self.kept), custom=tuple(self.betas.tolist())))
+        alone = Process(DiscreteConfig(steps=len(self.kept), custom=tuple(self.betas.tolist())))
+        alone.full = self
+        return alone
+
+    def label(self, t: Tensor, kind: str) -> Tensor:
+        """What the official code tells a model of times: the numbers of the original process."""
+        if self.full is None:
+            return time_input(self.schedule, t, kind)
+        return time_input(self.full.schedule, self.full.law.grid[self.law.index_of(t)], kind)
 
 
 class Linear(nn.Module):
@@ -223,35 +234,39 @@ class GaussianModel(nn.Module):
         return value if self.more is None else torch.cat([value, torch.einsum("ij,bj...->bi...", self.more, x).tanh()], dim=1)
 
 
-class OriginalSteps(nn.Module):
-    """Tells a network the numbers of the full process, where its schedule has the kept levels alone."""
+class Relabelled(nn.Module):
+    """Tells a network the numbers of the original process, where its schedule has the kept levels alone."""
 
-    def __init__(self, network: nn.Module, process: Process, label: str):
+    def __init__(self, network: nn.Module, process: Process, kind: str):
         super().__init__()
-        self.network, self.process, self.label = network, process, label
+        self.network, self.process, self.kind = network, process, kind
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        full = self.process.law.at(t.round().long(), torch.ones(len(t))).t
-        return self.network(x, time_input(self.process.schedule, full, self.label).to(x.dtype), cond)
+    def forward(self, x: Tensor, index: Tensor, cond: Cond) -> Tensor:
+        t = self.process.law.grid[index.round().long()]
+        return self.network(x, self.process.label(t, self.kind).to(x.dtype), cond)
+
+
+def label_kind(case: Case) -> str:
+    return "index_1000" if case.config.get("rescale_timesteps") else "index"
 
 
 def denoiser_of(case: Case, model: nn.Module) -> tuple[NetworkDenoiser, Process]:
     """The denoiser of a case around a stand-in, and the process that it lives on."""
-    process = Process.of(case)
+    process, kind = Process.of(case), label_kind(case)
     predicts = PREDICTS[case.config.get("model_mean_type", "EPSILON")]
     variance = VARIANCES[case.config.get("model_var_type", "FIXED_LARGE")]
-    label = "index_1000" if case.config.get("rescale_timesteps") else "index"
     if process.spacing and (predicts == "x_prev" or variance == "learned"):
-        model, label, process = OriginalSteps(model, process, label), "index", process.own()
-    return NetworkDenoiser(model, process.schedule, DenoiserConfig(predicts=predicts, variance=variance, time_input=label)), process
+        process = process.own()
+        model, kind = Relabelled(model, process, kind), "index"
+    return NetworkDenoiser(model, process.schedule, DenoiserConfig(predicts=predicts, variance=variance, time_input=kind)), process
 
 
 def bounded(case: Case, inner: Denoiser) -> Bound:
-    rule = case.config.get("denoised_fn")
+    clip, rule = case.config.get("clip_denoised", True), case.config.get("denoised_fn")
     if rule is None:
-        return Bound(inner, clip=case.config["clip_denoised"])
+        return Bound(inner, clip=clip)
     factor = float(rule.removesuffix("*x"))  # written as in "0.9*x"
-    return Bound(inner, clip=case.config["clip_denoised"], transform=lambda x0: factor * x0)
+    return Bound(inner, clip=clip, transform=lambda x0: factor * x0)
 
 
 def gaussian(case: Case) -> nn.Module:
@@ -445,14 +460,13 @@ def bpd_loop(case: Case) -> Outputs:
     return {"total_bpd": bound.total, "prior_bpd": bound.prior, "vb": bound.terms, "xstart_mse": bound.x0_mse, "mse": bound.eps_mse}
 
 
-def guide(case: Case, inner: NetworkDenoiser) -> Denoiser:
+def guide(case: Case, inner: NetworkDenoiser, process: Process) -> Denoiser:
     """The stand-in gradient around a denoiser, where the case has one."""
     if "centres" not in case.inputs:
         return inner
 
     def gradient(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        label = time_input(inner.schedule, t, inner.config.time_input)
-        return -expand(0.5 + 0.001 * label, x) * (x - expand(case.inputs["centres"][cond["label"]], x))
+        return -expand(0.5 + 0.001 * process.label(t, label_kind(case)), x) * (x - expand(case.inputs["centres"][cond["label"]], x))
 
     return ScoreShift(inner, gradient)
 
@@ -465,10 +479,10 @@ def sample_loop(case: Case) -> Outputs:
         x = case.inputs["noise_start"]
     else:
         x, _ = Gaussian(process.schedule).sample(case.config["shape"][1:], cond={}, noise=noise)
-    sampler = DDIM(eta=case.config["eta"]) if case.config["loop"] == "ddim_sample_loop" else Ancestral()
+    sampler = DDIM(eta=case.config.get("eta", 0.0)) if case.config["loop"] == "ddim_sample_loop" else Ancestral()
     plan = sampler.plan(process.schedule, spacing=process.spacing or "uniform")
     cond = {"label": case.inputs["y"]} if "centres" in case.inputs else {}
-    run = sample(bounded(case, guide(case, inner)), sampler, plan, x, cond=cond, noise=noise, save="all")
+    run = sample(bounded(case, guide(case, inner, process)), sampler, plan, x, cond=cond, noise=noise, save="all")
     # The official loops draw at every step, also where the noise is then multiplied by zero.
     noise.skip(1 if sampler.stochastic else plan.steps)
     return {"sample": run.x, "samples": torch.stack(run.xs), "pred_xstarts": torch.stack(run.x0s)}
