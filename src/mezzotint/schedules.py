@@ -150,7 +150,8 @@ def betas(config: DiscreteConfig) -> np.ndarray:
     else:
         table = 1.0 / np.arange(n, 0, -1, dtype=np.float64)
     if len(table) == 0 or not ((table > 0) & (table <= 1)).all():
-        raise ConfigError(f"{config.betas} betas for {n} steps leave (0, 1]; use more steps or other betas")
+        name = config.betas if config.custom is None else "custom"
+        raise ConfigError(f"{name} betas for {len(table)} steps leave (0, 1]; use more steps or other betas")
     return table
 
 
@@ -251,7 +252,8 @@ class VP(_VariancePreserving):
             q = 2 * rise * torch.nn.functional.softplus(-2 * lam)
             return q / ((self._low**2 + q).sqrt() + self._low) / rise
         log_alpha = -0.5 * torch.nn.functional.softplus(-2 * lam)
-        return torch.arccos((log_alpha + self._log_cos0).exp()) * 2 * (1 + self.OFFSET) / math.pi - self.OFFSET
+        t = torch.arccos((log_alpha + self._log_cos0).exp()) * 2 * (1 + self.OFFSET) / math.pi - self.OFFSET
+        return t.clamp_min(0)  # rounding may pass 0
 
 
 @register("schedule", "ve")
