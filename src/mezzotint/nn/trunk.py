@@ -8,15 +8,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mezzotint.configs import EncoderConfig, UNetConfig
-from mezzotint.errors import ConfigError, unknown
+from mezzotint.errors import ConfigError
 from mezzotint.nn.attention import SelfAttention, head_count
+from mezzotint.nn.backbone import Backbone
 from mezzotint.nn.embeddings import TimeEmbedding
 from mezzotint.nn.resample import Resample, double, halve
 from mezzotint.nn.residual import ResidualBlock
-from mezzotint.types import Cond
 
 
 class Block(nn.Module):
@@ -80,12 +79,11 @@ def level_widths(config: UNetConfig | EncoderConfig) -> list[int]:
     return widths
 
 
-class Trunk(nn.Module):
+class Trunk(Backbone):
     """Time embedding, first convolution, contracting levels and middle: what backbones of the ADM family begin with.
 
     Attributes:
-        accepts: The conditions that the network takes, all of which it needs.
-        taps: Names of the inner features that ``features`` can give, in the order in which they are computed.
+        skip_channels: Channels of what each stage hands to the way up.
 
     Args:
         config: The settings.
@@ -115,6 +113,7 @@ class Trunk(nn.Module):
         if idle:
             warnings.warn(f"attention at factors {idle} has no effect: the levels have the factors {factors}", stacklevel=3)
         self.config = config
+        self.checkpointing = config.checkpointing
         self.accepts = frozenset(accepts)
         self.embed_channels = 4 * config.width
         self.time_embed = TimeEmbedding(config.width, self.embed_channels)
@@ -162,18 +161,6 @@ class Trunk(nn.Module):
             return self._residual(channels, channels, direction)
         return Resample(channels, direction, conv=self.config.resample == "conv")
 
-    def _run(self, module: nn.Module, *inputs: Tensor) -> Tensor:
-        if self.config.checkpointing and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(module, *inputs, use_reentrant=False))
-        return module(*inputs)
-
-    def _check(self, cond: Cond) -> None:
-        for key in cond:
-            if key not in self.accepts:
-                raise unknown(f"condition of {type(self).__name__}", key, self.accepts)
-        for key in self.accepts - set(cond):
-            raise ConfigError(f"{type(self).__name__} needs the condition '{key}', got {sorted(cond) or 'none'}; pass it in cond")
-
     def _contract(self, x: Tensor, embedding: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yields the tap and the features of each stage, up to the middle."""
         h = self.stem(x.to(self.stem.weight.dtype))
@@ -187,52 +174,3 @@ class Trunk(nn.Module):
                 h = self._run(level.resample, h, embedding)
                 yield f"down.{i}.resample", h
         yield "middle", self._run(self.middle, h, embedding)
-
-    def _walk(self, x: Tensor, time_input: Tensor, cond: Cond) -> Iterator[tuple[str, Tensor]]:
-        """Yields the tap and the value of each stage; the output comes last."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor, time_input: Tensor, cond: Cond) -> Tensor:
-        """Runs the network.
-
-        Args:
-            x: ``[b, in_channels, h, w]``, of any height and width.
-            time_input: What the network is told of the time, ``[b]``.
-            cond: The conditions named in ``accepts``.
-
-        Returns:
-            The output, in the type of ``x``.
-
-        Raises:
-            ConfigError: A condition that is missing or unknown.
-        """
-        out = x
-        for _, h in self._walk(x, time_input, cond):
-            out = h
-        return out.to(x.dtype)
-
-    def features(self, x: Tensor, time_input: Tensor, cond: Cond, taps: Collection[str]) -> dict[str, Tensor]:
-        """Inner features by name; what comes after the last of them is not computed.
-
-        Args:
-            x: As for ``forward``.
-            time_input: As for ``forward``.
-            cond: As for ``forward``.
-            taps: Some of ``self.taps``.
-
-        Returns:
-            Tap -> features: ``[b, c, h', w']``, or ``[b, c]`` for "pooled".
-
-        Raises:
-            ConfigError: An unknown tap.
-        """
-        for tap in taps:
-            if tap not in self.taps:
-                raise unknown("tap", tap, self.taps)
-        found: dict[str, Tensor] = {}
-        walk = self._walk(x, time_input, cond)
-        while len(found) < len(set(taps)):
-            tap, h = next(walk)
-            if tap in taps:
-                found[tap] = h
-        return found
