@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         with _short_warnings():
-            return _dispatch(words)
+            code = _dispatch(words)
+            sys.stdout.flush()  # here, where a closed pipe is understood
+            return code
     except KeyboardInterrupt:
         if debug:
             raise
@@ -105,6 +107,6 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "`mezzotint COMMAND --help` lists the settings of a command; --debug shows where an error comes from; --version is the version.",
+            "`mezzotint COMMAND --help` lists its settings; --debug shows where an error comes from; --version says which this is.",
         ]
     )

@@ -145,7 +145,7 @@ class SampleFolder:
             if k not in missing:
                 continue
             if states:
-                write_png(self._strip(k), grid([x[row] for x in states], columns=len(states) // 2, at_least=0), {})
+                write_png(self._strip(k), grid([x[row] for x in states], columns=len(states) // 2), {})
             if self.suffix == "png":
                 write_png(self.file(k), images[row], {KEY: json.dumps(self.recipe(k), ensure_ascii=False)})
             else:

@@ -34,9 +34,7 @@ def run(command: str, words: list[str]) -> int:
     known = recipes(TASKS[command])
     if not words or words[0] in ("-h", "--help"):
         if not words:
-            raise ConfigError(
-                f"{command} needs a recipe, as in `mezzotint {command} {next(iter(known))} --data PATH --out RUN`: {_names(known)}"
-            )
+            raise ConfigError(f"{command} needs a recipe, as in `mezzotint {command} {next(iter(known))} ...`; recipes: {_names(known)}")
         print(_help(command, known))
         return 0
     name = words[0]

@@ -180,7 +180,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         header["tied"] = json.dumps(tied)
     with _writing(path):
         save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, path, metadata=header)
+        _order_header(path)
         return file_hash(path)
+
+
+def _order_header(path: Path) -> None:
+    """Sorts the metadata of a safetensors file in place, since the library writes them in another order each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the rest of a header is spaces
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def file_hash(path: Path) -> str:

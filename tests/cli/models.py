@@ -1,0 +1,45 @@
+"""Models on disk that nobody trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from mezzotint.checkpoint import fresh
+from mezzotint.configs import DataFacts, DenoisingConfig, DiscreteConfig, LabelConfig, Recipe, SampleConfig, Spec, UNetConfig
+from mezzotint.pipelines.build import resolve
+from mezzotint.pipelines.generate import Model
+from mezzotint.weights.io import WeightSet, save_model
+
+
+def untrained(
+    folder: Path,
+    *,
+    channels: int = 3,
+    size: tuple[int, int] = (8, 8),
+    classes: tuple[str, ...] = (),
+    bits: Literal[8, 16] = 8,
+    steps: int = 6,
+) -> Path:
+    """Saves a small model with random weights, those that start at zero included."""
+    facts = DataFacts(channels=channels, size=size, classes=classes, bits=bits)
+    recipe = Recipe(
+        name="plain",
+        task="generate",
+        net=UNetConfig(width=8, mults=(1, 1), blocks=1, attention=()),
+        schedule=DiscreteConfig(betas="linear", steps=1000),
+        objective=DenoisingConfig(),
+        label=LabelConfig(drop=0.1) if classes else None,
+        sample=SampleConfig(steps=steps),
+    )
+    spec = Spec(recipe=resolve(recipe, facts), data=facts)
+    model = fresh(spec, device="cpu")
+    assert isinstance(model, Model)
+    network = model.stage.denoiser.network
+    with torch.no_grad():
+        for p in network.parameters():
+            p += 0.1 * torch.randn_like(p)
+    save_model(folder, spec, [WeightSet(network.state_dict())])
+    return folder
