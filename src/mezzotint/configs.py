@@ -25,8 +25,8 @@ class DiscreteConfig:
     """Noise levels known at ``steps`` knots, given by betas (DDPM, Improved DDPM, ADM)."""
 
     kind: ClassVar = ("schedule", "discrete")
-    betas: Literal["linear", "cosine", "quad", "warmup10", "warmup50", "const", "jsd"] = "linear"
-    """Name of the table of betas."""
+    betas: Literal["linear", "cosine", "quad", "warmup10", "warmup50", "const", "jsd", "scaled_linear"] = "linear"
+    """Name of the table of betas; "scaled_linear" is that of Stable Diffusion."""
     steps: int = 1000
     """Number of noise levels."""
     custom: tuple[float, ...] | None = None
@@ -132,7 +132,73 @@ class EncoderConfig:
     checkpointing: bool = False
 
 
-NetworkConfig = UNetConfig | EncoderConfig
+@dataclass(frozen=True)
+class DiTConfig:
+    """The diffusion transformer with adaptive normalisation; DiT-S/2 unless told otherwise."""
+
+    kind: ClassVar = ("network", "dit")
+    in_channels: int = 0
+    """Channels of x; 0: those of the data."""
+    out_channels: int = 0
+    """Channels of the output; 0: those of the data, doubled where the variance is learned."""
+    num_classes: int | None = None
+    """Rows of the label embedding, the null class included; None: no labels."""
+    image_size: tuple[int, int] = (0, 0)
+    """Height and width of x in training; 0: those of the data. Other sizes work as well, since positions are fixed."""
+    patch: int = 2
+    """Side of a patch, in pixels of x."""
+    width: int = 384
+    """Channels of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 6
+    """Attention heads; they divide the width."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of a block's perceptron, in widths."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+@dataclass(frozen=True)
+class UViTConfig:
+    """U-ViT: time, conditions and patches are tokens, and long skip connections join the first blocks to the last; U-ViT-S/2."""
+
+    kind: ClassVar = ("network", "uvit")
+    in_channels: int = 0
+    """Channels of x; 0: those of the data."""
+    out_channels: int = 0
+    """Channels of the output; 0: those of the data, doubled where the variance is learned."""
+    num_classes: int | None = None
+    """Rows of the label embedding, the null class included; None: no labels."""
+    image_size: tuple[int, int] = (0, 0)
+    """Height and width of x, which the learned positions need; 0: those of the data."""
+    patch: int = 2
+    """Side of a patch, in pixels of x."""
+    width: int = 512
+    """Channels of a token."""
+    depth: int = 12
+    """Blocks beside the middle one: half of them, rounded down, before it, and as many after it."""
+    heads: int = 8
+    """Attention heads; they divide the width."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of a block's perceptron, in widths."""
+    qkv_bias: bool = False
+    """Whether the projection to q, k, v has a bias."""
+    skip: Literal["concat", "add", "none"] = "concat"
+    """Long skip connections: a linear layer on both, a sum, or none."""
+    conv: bool = True
+    """A 3x3 convolution after the last linear layer."""
+    time_mlp: bool = False
+    """A perceptron on the time's token."""
+    text_tokens: int = 0
+    """Number of tokens of the condition "text"; 0: none."""
+    text_channels: int = 768
+    """Channels of a token of the condition "text"."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+NetworkConfig = UNetConfig | EncoderConfig | DiTConfig | UViTConfig
 
 
 # --- denoiser ----------------------------------------------------------------------------------------------------------
@@ -146,8 +212,8 @@ class DenoiserConfig:
     """What the network's output stands for; "edm" is Karras et al.'s preconditioning."""
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] = "fixed_large"
     """Reverse variance. The learned ones double the output channels."""
-    time_input: Literal["index", "index_1000", "t", "t_999", "log_sigma", "alpha"] = "index"
-    """What the network is told of the time: the level's index, that index rescaled to 0..1000, t, 999 t, log(sigma)/4, or alpha."""
+    time_input: Literal["index", "index_1000", "t", "t_999", "t_1000", "log_sigma", "alpha"] = "index"
+    """What the network is told of the time: the level's index, that index rescaled to 0..1000, t, 999 t, 1000 t, log(sigma)/4, or alpha."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for "edm"."""
 

@@ -85,8 +85,8 @@ def time_input(schedule: Schedule, t: Tensor, kind: str) -> Tensor:
         return index if kind == "index" else index * (1000.0 / schedule.steps)
     if kind == "t":
         return t
-    if kind == "t_999":
-        return t * 999
+    if kind in ("t_999", "t_1000"):
+        return t * int(kind[2:])
     if kind == "alpha":
         return schedule(t)[0]
     return -schedule.half_log_snr(t) / 4
@@ -229,23 +229,33 @@ class Bound(Wrapper):
     Args:
         inner: The denoiser.
         clip: Clamp x0 to [-1, 1].
-        quantile: Dynamic thresholding: clamp to the larger of 1 and this quantile of |x0| per image, and divide by it. Replaces ``clip``.
+        quantile: Dynamic thresholding: clamp to the larger of ``least`` and this quantile of |x0| per image, and divide by it. Replaces
+            ``clip``.
+        least: Smallest bound of dynamic thresholding.
         transform: Applied to x0 before the clipping.
 
     Source: Ho et al. 2020, section 3.2 (clipping); Saharia et al. 2022 (Imagen), section 2.3 (dynamic thresholding).
     """
 
     def __init__(
-        self, inner: Denoiser, *, clip: bool = True, quantile: float | None = None, transform: Callable[[Tensor], Tensor] | None = None
+        self,
+        inner: Denoiser,
+        *,
+        clip: bool = True,
+        quantile: float | None = None,
+        least: float = 1.0,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(inner)
-        self.clip, self.quantile, self.transform = clip, quantile, transform
+        self.clip, self.quantile, self.least, self.transform = clip, quantile, least, transform
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
         posterior = self.inner(x_t, t, cond, noise=noise)
         x0 = posterior.mean if self.transform is None else self.transform(posterior.mean)
         if self.quantile is not None:
-            limit = torch.quantile(x0.flatten(1).abs().float(), self.quantile, dim=1).clamp_min(1).to(x0.dtype)
+            size = x0.flatten(1).abs()
+            size = size if size.dtype == torch.float64 else size.float()  # quantiles know no half precision
+            limit = torch.quantile(size, self.quantile, dim=1).clamp_min(self.least).to(x0.dtype)
             limit = limit.reshape(-1, *(1,) * (x0.ndim - 1))
             x0 = x0.clamp(-limit, limit) / limit
         elif self.clip:

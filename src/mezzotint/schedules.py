@@ -126,7 +126,8 @@ def betas(config: DiscreteConfig) -> np.ndarray:
     Raises:
         ConfigError: A beta outside (0, 1].
 
-    Source: Ho et al. 2020 (linear, quad, warm-up, const, jsd); Nichol & Dhariwal 2021, equation 17 (cosine) and section 3.
+    Source: Ho et al. 2020 (linear, quad, warm-up, const, jsd); Nichol & Dhariwal 2021, equation 17 (cosine) and section 3;
+    Rombach et al. 2022 (scaled_linear).
     """
     n = config.steps
     low, high = 1e-4, 0.02
@@ -145,6 +146,8 @@ def betas(config: DiscreteConfig) -> np.ndarray:
         rising = int(n * int(config.betas[-2:]) / 100)
         table = np.full(n, high)
         table[:rising] = np.linspace(low, high, rising, dtype=np.float64)
+    elif config.betas == "scaled_linear":
+        table = np.linspace(0.00085**0.5, 0.012**0.5, n, dtype=np.float64) ** 2
     elif config.betas == "const":
         table = np.full(n, high)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -60,15 +61,20 @@ class SelfAttention(nn.Module):
         channels: Number of channels.
         heads: Number of heads; divides the channels.
         order: Layout of the 3c channels of q, k and v.
+        norm: Makes the normalisation of a width.
+        scale: Factor of the sum.
 
     Source: Dhariwal & Nichol 2021, section 3; Vaswani et al. 2017, equation 1.
     """
 
-    def __init__(self, channels: int, heads: int, order: Order):
+    def __init__(
+        self, channels: int, heads: int, order: Order, *, norm: Callable[[int], nn.Module] = GroupNorm, scale: float = 1.0
+    ):
         super().__init__()
+        self.scale = scale
         self.heads = heads
         self.order: Order = order
-        self.norm = GroupNorm(channels)
+        self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zeroed(nn.Linear(channels, channels))
 
@@ -77,7 +83,8 @@ class SelfAttention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = split_qkv(self.qkv(tokens), self.heads, self.order)
         h = self.out(merge_heads(F.scaled_dot_product_attention(q, k, v)))
-        return x + h.transpose(1, 2).view(x.shape)
+        h = x + h.transpose(1, 2).view(x.shape)
+        return h if self.scale == 1 else h * self.scale
 
 
 class AttentionPool(nn.Module):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,15 @@ class Backbone(nn.Module):
     """A network ``(x, time_input, cond) -> output`` that is walked through stage by stage.
 
     Attributes:
-        accepts: The conditions that the network takes, all of which it needs.
+        accepts: The conditions that the network takes.
+        optional: Those of them that may be missing.
         out_channels: Channels of the output.
         taps: Names of the inner features that ``features`` can give, in the order in which they are computed.
         checkpointing: Whether activations are recomputed in the backward pass to save memory.
     """
 
     accepts: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
     out_channels: int
     taps: tuple[str, ...] = ()
     checkpointing: bool = False
@@ -37,7 +40,7 @@ class Backbone(nn.Module):
         for key in cond:
             if key not in self.accepts:
                 raise unknown(f"condition of {type(self).__name__}", key, self.accepts)
-        for key in self.accepts - set(cond):
+        for key in self.accepts - self.optional - set(cond):
             raise ConfigError(f"{type(self).__name__} needs the condition '{key}', got {sorted(cond) or 'none'}; pass it in cond")
 
     def _walk(self, x: Tensor, time_input: Tensor, cond: Cond) -> Iterator[tuple[str, Tensor]]:
@@ -50,7 +53,7 @@ class Backbone(nn.Module):
         Args:
             x: ``[b, in_channels, h, w]``.
             time_input: What the network is told of the time, ``[b]``.
-            cond: The conditions named in ``accepts``.
+            cond: The conditions named in ``accepts``; those of ``optional`` may be missing.
 
         Returns:
             The output, in the type of ``x``.
@@ -88,3 +91,43 @@ class Backbone(nn.Module):
             if tap in taps:
                 found[tap] = h
         return found
+
+
+class UNetSettings(Protocol):
+    """The settings that every U-Net has."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
+    @property
+    def blocks(self) -> int: ...
+    @property
+    def attention(self) -> tuple[int, ...]: ...
+    @property
+    def dropout(self) -> float: ...
+
+
+def check_unet(config: UNetSettings, levels: int) -> None:
+    """Checks the settings of a U-Net, and warns of attention at factors that it does not have.
+
+    Args:
+        config: The settings.
+        levels: Number of its levels; level i has the down-sampling factor 2^i.
+
+    Raises:
+        ConfigError: No channels, no residual block, or a dropout that is no probability.
+    """
+    if config.in_channels < 1 or config.out_channels < 1:
+        raise ConfigError(
+            f"in_channels={config.in_channels} and out_channels={config.out_channels}: a network needs at least 1; "
+            "only recipes fill in 0 from the data"
+        )
+    if config.blocks < 1:
+        raise ConfigError(f"blocks={config.blocks}: every level needs at least 1 residual block")
+    if not 0 <= config.dropout <= 1:
+        raise ConfigError(f"dropout={config.dropout} is no probability; give a number from 0 to 1")
+    factors = [2**i for i in range(levels)]
+    idle = sorted(set(config.attention) - set(factors))
+    if idle:
+        warnings.warn(f"attention at factors {idle} has no effect: the levels have the factors {factors}", stacklevel=4)

@@ -11,43 +11,79 @@ from torch.nn import functional as F
 from mezzotint.nn.precision import full_precision
 
 
-def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
+def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0, shift: float = 0.0, sine_first: bool = False) -> Tensor:
     """Cosines, then sines, of the time at geometrically spaced frequencies, in float32.
 
     Args:
         t: ``[b]``, any real numbers.
         width: Length of the embedding; where it is odd, the last entry is zero.
         max_period: The period of the slowest wave is a little below 2 pi times this number.
+        shift: Taken from the number of frequencies in their exponents; with 1 the slowest period is exactly 2 pi ``max_period``.
+        sine_first: Sines, then cosines.
 
     Returns:
         ``[b, width]``, float32, in [-1, 1].
 
-    Source: Vaswani et al. 2017, section 3.5; order and frequencies exp(-ln(max_period) i / (width // 2)) as in Nichol & Dhariwal 2021.
+    Source: Vaswani et al. 2017, section 3.5; order and frequencies exp(-ln(max_period) i / (width // 2)) as in Nichol & Dhariwal 2021;
+    sines first and shift 1 as in Ho et al. 2020.
     """
     half = width // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / max(half, 1)))
+    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / max(half - shift, 1)))
     angles = t.float()[:, None] * frequencies
-    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+    waves = (angles.sin(), angles.cos()) if sine_first else (angles.cos(), angles.sin())
+    return F.pad(torch.cat(waves, dim=1), (0, width % 2))
+
+
+class Fourier(nn.Module):
+    """Sines, then cosines, of the time at fixed random frequencies, in float32.
+
+    Args:
+        width: Number of frequencies; the embedding is twice as long.
+        scale: Standard deviation of the frequencies.
+
+    Source: Song et al. 2021, appendix H (Tancik et al. 2020).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, *, scale: float = 16.0):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(width) * scale)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embeds times ``[b]`` as ``[b, 2 width]``."""
+        angles = t.float()[:, None] * (2 * math.pi * self.frequencies.float())
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of the time and a perceptron of two layers, never in reduced precision under autocast.
+    """Waves of the time and a perceptron of two layers, never in reduced precision under autocast.
 
     Args:
-        width: Number of sinusoids.
+        width: Number of waves.
         out: Length of the embedding.
+        shift: As for ``sinusoidal``.
+        sine_first: As for ``sinusoidal``.
+        fourier: Random frequencies in place of geometrically spaced ones.
 
-    Source: Ho et al. 2020, appendix B.
+    Source: Ho et al. 2020, appendix B; Song et al. 2021, appendix H.
     """
 
-    def __init__(self, width: int, out: int):
+    def __init__(self, width: int, out: int, *, shift: float = 0.0, sine_first: bool = False, fourier: bool = False):
         super().__init__()
-        self.width = width
+        self.width, self.shift, self.sine_first = width, shift, sine_first
+        self.fourier = Fourier(width // 2) if fourier else None
         self.hidden = nn.Linear(width, out)
         self.out = nn.Linear(out, out)
 
-    def forward(self, t: Tensor) -> Tensor:
-        """Embeds times ``[b]`` as ``[b, out]``."""
+    def forward(self, t: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Embeds times ``[b]`` as ``[b, out]``.
+
+        Args:
+            t: The times.
+            extra: Added to the waves, ``[b, width]``.
+        """
         with full_precision(t.device):
-            waves = sinusoidal(t, self.width).to(self.hidden.weight.dtype)
-            return self.out(F.silu(self.hidden(waves)))
+            waves = sinusoidal(t, self.width, shift=self.shift, sine_first=self.sine_first) if self.fourier is None else self.fourier(t)
+            waves = waves.to(self.hidden.weight.dtype)
+            return self.out(F.silu(self.hidden(waves if extra is None else waves + extra)))

@@ -21,8 +21,11 @@ class ResidualBlock(nn.Module):
         scale_shift: Whether the embedding scales and shifts the second normalisation's output; otherwise it is added before it.
         dropout: Probability that a channel's pixel is dropped before the second convolution.
         resample: Halves or doubles the map, inside the block and beside it; None: keeps it.
+        norm: Makes the normalisation of a width.
+        project: Put a 1x1 convolution beside the block even where its widths are equal.
+        scale: Factor of the sum.
 
-    Source: Dhariwal & Nichol 2021, section 3.1, equation 4; resampling as in Brock et al. 2019.
+    Source: Dhariwal & Nichol 2021, section 3.1, equation 4; resampling as in Brock et al. 2019; scale: Song et al. 2021, appendix H.
     """
 
     def __init__(
@@ -34,17 +37,21 @@ class ResidualBlock(nn.Module):
         scale_shift: bool,
         dropout: float,
         resample: Callable[[Tensor], Tensor] | None = None,
+        norm: Callable[[int], nn.Module] = GroupNorm,
+        project: bool = False,
+        scale: float = 1.0,
     ):
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = resample
-        self.norm1 = GroupNorm(in_channels)
+        self.scale = scale
+        self.norm1 = norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.embed = nn.Linear(embed, 2 * out_channels if scale_shift else out_channels)
-        self.norm2 = GroupNorm(out_channels)
+        self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip = nn.Identity() if in_channels == out_channels and not project else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Maps features ``[b, in, h, w]`` and the embedding after its SiLU ``[b, embed]`` to ``[b, out, h', w']``."""
@@ -60,4 +67,4 @@ class ResidualBlock(nn.Module):
             h = self.norm2(h + told)
         h = self.conv2(self.dropout(F.silu(h)))
         h += self.skip(x)  # in place: a convolution does not need its own output for the gradient
-        return h
+        return h if self.scale == 1 else h * self.scale

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator
 from typing import cast
 
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 from mezzotint.configs import EncoderConfig, UNetConfig
 from mezzotint.errors import ConfigError
 from mezzotint.nn.attention import SelfAttention, head_count
-from mezzotint.nn.backbone import Backbone
+from mezzotint.nn.backbone import Backbone, check_unet
 from mezzotint.nn.embeddings import TimeEmbedding
+from mezzotint.nn.norm import GroupNorm, groups_for
 from mezzotint.nn.resample import Resample, double, halve
 from mezzotint.nn.residual import ResidualBlock
 
@@ -83,6 +83,7 @@ class Trunk(Backbone):
     """Time embedding, first convolution, contracting levels and middle: what backbones of the ADM family begin with.
 
     Attributes:
+        group_channels: Fewest channels of a group of the normalisations.
         skip_channels: Channels of what each stage hands to the way up.
 
     Args:
@@ -98,23 +99,12 @@ class Trunk(Backbone):
 
     def __init__(self, config: UNetConfig | EncoderConfig, in_channels: int, accepts: Collection[str] = ()):
         super().__init__()
-        if config.in_channels < 1 or config.out_channels < 1:
-            raise ConfigError(
-                f"in_channels={config.in_channels} and out_channels={config.out_channels}: a network needs at least 1; "
-                "only recipes fill in 0 from the data"
-            )
-        if config.blocks < 1:
-            raise ConfigError(f"blocks={config.blocks}: every level needs at least 1 residual block")
-        if not 0 <= config.dropout <= 1:
-            raise ConfigError(f"dropout={config.dropout} is no probability; give a number from 0 to 1")
         widths = level_widths(config)
-        factors = [2**i for i in range(len(widths))]
-        idle = sorted(set(config.attention) - set(factors))
-        if idle:
-            warnings.warn(f"attention at factors {idle} has no effect: the levels have the factors {factors}", stacklevel=3)
+        check_unet(config, len(widths))
         self.config = config
         self.checkpointing = config.checkpointing
         self.accepts = frozenset(accepts)
+        self.group_channels = getattr(config, "group_channels", 1)
         self.embed_channels = 4 * config.width
         self.time_embed = TimeEmbedding(config.width, self.embed_channels)
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
@@ -123,7 +113,7 @@ class Trunk(Backbone):
         for i, width in enumerate(widths):
             blocks = []
             for j in range(config.blocks):
-                blocks.append(self._block(channels, width, attention=factors[i] in config.attention, heads=config.heads))
+                blocks.append(self._block(channels, width, attention=2**i in config.attention, heads=config.heads))
                 channels = width
                 skips.append(width)
                 taps.append(f"down.{i}.blocks.{j}")
@@ -147,10 +137,14 @@ class Trunk(Backbone):
             scale_shift=self.config.scale_shift,
             dropout=self.config.dropout,
             resample={"up": double, "down": halve, None: None}[resample],
+            norm=self._norm,
         )
 
+    def _norm(self, channels: int) -> GroupNorm:
+        return GroupNorm(channels, groups_for(channels, self.group_channels))
+
     def _attention(self, channels: int, heads: int) -> SelfAttention:
-        return SelfAttention(channels, head_count(channels, heads, self.config.head_channels), self.config.attention_order)
+        return SelfAttention(channels, head_count(channels, heads, self.config.head_channels), self.config.attention_order, norm=self._norm)
 
     def _block(self, in_channels: int, out_channels: int, *, attention: bool, heads: int) -> Block:
         return Block(self._residual(in_channels, out_channels), self._attention(out_channels, heads) if attention else None)
