@@ -109,11 +109,16 @@ class ClassifierFree(Guidance):
         doubled = noise.rows([*range(len(x_t))] * 2) if noise is not None else None
         joint = self.inner(torch.cat([x_t, x_t]), torch.cat([t, t]), both, noise=doubled)
         given, null = _halves(joint, len(x_t))
-        mean = null.mean + self.scale * (given.mean - null.mean)
+        guided = replace(given, mean=self._mix(given.mean, null.mean, active), bounded=None)
+        if given.kernel is not None and given.kernel.mean is not None and null.kernel is not None and null.kernel.mean is not None:
+            guided = replace(guided, kernel=replace(given.kernel, mean=self._mix(given.kernel.mean, null.kernel.mean, active)))
+        return guided
+
+    def _mix(self, given: Tensor, null: Tensor, active: Tensor) -> Tensor:
+        mixed = null + self.scale * (given - null)
         if self.channels is not None:
-            mean = torch.cat([mean[:, : self.channels], given.mean[:, self.channels :]], dim=1)
-        mean = torch.where(expand(active, x_t).bool(), mean, given.mean)
-        return replace(given, mean=mean)
+            mixed = torch.cat([mixed[:, : self.channels], given[:, self.channels :]], dim=1)
+        return torch.where(expand(active, given).bool(), mixed, given)
 
 
 @register("guidance", "classifier")
