@@ -102,7 +102,7 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
         kept = respaced(len(levels), spacing)
         if steps is not None and steps != len(kept):
             raise ConfigError(f"grid '{spacing}' has {len(kept)} steps, and {steps} were asked for; leave out one of the two")
-        if t_start is not None or isinstance(t_end, str) or bool((torch.as_tensor(t_end) != 0).any()):
+        if t_start is not None or not jumps_to_0(t_end):
             raise ConfigError(f"grid '{spacing}' runs over the whole process; use one of {', '.join(SPACINGS)} with other ends")
         return torch.cat([levels[kept].flip(0), torch.zeros(1, dtype=torch.float64)])[:, None]
     if steps is None:
@@ -114,14 +114,26 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
     start, end = torch.broadcast_tensors(start, end)
     if not bool((end < start).all()):
         raise ConfigError("sampling must end at a smaller time than it starts at")
-    jump = end == 0
-    last = torch.where(jump, torch.minimum(torch.full_like(start, schedule.t_min), start / 2), end)
-    place = torch.arange(steps + 1, dtype=torch.float64)[:, None]
-    grid = _curve(schedule, name, _power(name, rest), start, last, place / (steps - jump.double()).clamp_min(1))
-    grid[0] = start  # exact, whatever the curve rounds to
-    grid[steps - 1] = torch.where(jump & (steps > 1), last, grid[steps - 1])
-    grid[steps] = end
-    return grid
+    jumps = jumps_to_0(end)
+    last = torch.minimum(torch.full_like(start, schedule.t_min), start / 2) if jumps else end
+    points = steps if jumps else steps + 1
+    grid = _curve(schedule, name, _power(name, rest), start, last, torch.linspace(0, 1, points, dtype=torch.float64)[:, None])
+    grid[-1], grid[0] = last, start  # exact, whatever the curve rounds to
+    return torch.cat([grid, end[None]]) if jumps else grid
+
+
+def jumps_to_0(t_end: End) -> bool:
+    """Whether a run ends at 0, where the network is not evaluated and the log-SNR is infinite.
+
+    Raises:
+        ConfigError: Only some of the images end there.
+    """
+    if isinstance(t_end, str):
+        return False
+    zero = torch.as_tensor(t_end) == 0
+    if bool(zero.any()) and not bool(zero.all()):
+        raise ConfigError("some images end at 0 and others do not; sample them apart")
+    return bool(zero.all())
 
 
 def _given(schedule: Schedule, text: str, steps: int | None, t_start: Tensor | float | None, t_end: End) -> Tensor:
@@ -156,7 +168,6 @@ def _power(name: str, text: str) -> float:
 
 def _curve(schedule: Schedule, name: str, power: float, start: Tensor, last: Tensor, share: Tensor) -> Tensor:
     """Times at shares ``[n, b]`` of the way from start to last, ``[b]`` each."""
-    share = share.clamp_max(1)
     if name == "uniform":
         return start + share * (last - start)
     if name == "quadratic":

@@ -22,7 +22,7 @@ from mezzotint.process import expand
 from mezzotint.registry import register
 from mezzotint.sample.ancestral import shifted
 from mezzotint.sample.base import Sampler, draw, times
-from mezzotint.sample.grid import End
+from mezzotint.sample.grid import End, jumps_to_0
 from mezzotint.schedules import Schedule
 from mezzotint.types import Cond, Plan, State
 
@@ -361,7 +361,7 @@ class AdaptiveODE(Sampler):
     ) -> Plan:
         """As ``Sampler.plan``; without steps, straight to the last time that the network knows."""
         if steps is None and spacing == "uniform":
-            steps = 1 if isinstance(t_end, str) or bool((torch.as_tensor(t_end) != 0).any()) else 2
+            steps = 2 if jumps_to_0(t_end) else 1
         return super().plan(schedule, steps=steps, spacing=spacing, t_start=t_start, t_end=t_end)
 
     def step(

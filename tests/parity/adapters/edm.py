@@ -55,7 +55,7 @@ def _iddpm_ratios() -> Tensor:
 
 
 def _rounded_to(case: Case) -> Tensor:
-    """The levels of the official network, least first; recorded, since their last digit in float32 differs from one processor to the next."""
+    """The levels of the official network, least first; recorded, since their last digit in float32 differs between processors."""
     with np.load(case.folder / "sigma_functions.npz") as arrays:
         return torch.from_numpy(arrays["out_iddpm_u"][:-1]).flip(0).double()
 
