@@ -148,8 +148,8 @@ def discover(folder: Path) -> list[Case]:
     return found
 
 
-def problems(case: Case) -> list[str]:
-    """Runs a case and says where it disagrees; empty: it agrees.
+def run(case: Case) -> dict[str, Any]:
+    """What our code gives for a case.
 
     Raises:
         Unsupported: There is no adapter for the case, or the product lacks what it asks for.
@@ -157,7 +157,16 @@ def problems(case: Case) -> list[str]:
     if (case.system, case.kind) not in _adapters:
         raise Unsupported(f"kind {case.kind} of system {case.system} is not supported yet")
     case._replayed.clear()
-    got = dict(_adapters[case.system, case.kind](case))
+    return dict(_adapters[case.system, case.kind](case))
+
+
+def problems(case: Case) -> list[str]:
+    """Runs a case and says where it disagrees; empty: it agrees.
+
+    Raises:
+        Unsupported: As for ``run``.
+    """
+    got = run(case)
     expected = case.expected
     out = [f"output {name} is missing" for name in expected.keys() - got.keys()]
     out += [f"output {name} is not one of the case" for name in got.keys() - expected.keys()]
