@@ -72,7 +72,7 @@ ScheduleConfig = DiscreteConfig | VPConfig | VEConfig | FlowConfig
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The U-Net of ADM and Improved DDPM, with every flag of theirs."""
+    """The U-Net of ADM and Improved DDPM, with every flag of theirs, and EDM's version of it."""
 
     kind: ClassVar = ("network", "unet")
     in_channels: int = 0
@@ -100,8 +100,14 @@ class UNetConfig:
     """How the 3C channels of qkv are laid out: by head, or q, k, v first."""
     scale_shift: bool = True
     """Adaptive group normalisation; otherwise the embedding is added."""
+    attention_middle: bool = True
+    """Attention at the coarsest resolution, between the two blocks of the middle."""
     resample: Literal["conv", "pool", "block"] = "conv"
     """Strided convolution, plain pooling and repetition, or residual blocks that resample."""
+    group_channels: int = 1
+    """Fewest channels of a group of the normalisations, of which there are at most 32; EDM's networks have 4."""
+    augment: int = 0
+    """Numbers of the condition "augment", by which the network is told how an image was augmented; 0: none."""
     dropout: float = 0.0
     checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
@@ -198,7 +204,99 @@ class UViTConfig:
     """Recompute activations in the backward pass to save memory."""
 
 
-NetworkConfig = UNetConfig | EncoderConfig | DiTConfig | UViTConfig
+@dataclass(frozen=True)
+class SongUNetConfig:
+    """The U-Net of score_sde as EDM has it: DDPM++ unless told otherwise; NCSN++ has Fourier waves, residual inputs and a longer filter."""
+
+    kind: ClassVar = ("network", "song_unet")
+    in_channels: int = 0
+    """Channels of x; 0: those of the data."""
+    out_channels: int = 0
+    """Channels of the output; 0: those of the data, doubled where the variance is learned."""
+    num_classes: int | None = None
+    """Classes of the label table; the label of this number stands for no class. None: no labels."""
+    augment: int = 0
+    """Numbers of the condition "augment", by which the network is told how an image was augmented; 0: none."""
+    width: int = 128
+    """Channels before the first level."""
+    mults: tuple[int, ...] = (2, 2, 2)
+    """Width multiplier of each level, finest first."""
+    blocks: int = 4
+    """Residual blocks a level."""
+    attention: tuple[int, ...] = (2,)
+    """Down-sampling factors at which attention acts; on the way up only after the last block."""
+    embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    """Waves of the time: geometrically spaced (DDPM++) or random (NCSN++)."""
+    noise_mult: int = 1
+    """Number of waves, in widths; NCSN++ has 2."""
+    embed_mult: int = 4
+    """Length of the time's embedding, in widths."""
+    encoder: Literal["plain", "skip", "residual"] = "plain"
+    """How the shrunk input enters each level: not at all (DDPM++), added through a 1x1 convolution, or in a chain of its own (NCSN++)."""
+    decoder: Literal["plain", "skip"] = "plain"
+    """Where the output comes from: the finest level, or the sum over all levels."""
+    filter: tuple[int, ...] = (1, 1)
+    """Low-pass filter of the resampling along one axis; NCSN++ has 1,3,3,1."""
+    dropout: float = 0.1
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+@dataclass(frozen=True)
+class UNet2DConfig:
+    """The first U-Net of diffusion models, as DDPM has it; with the settings that diffusers gives it, down to score_sde's NCSN++."""
+
+    kind: ClassVar = ("network", "unet2d")
+    in_channels: int = 0
+    """Channels of x; 0: those of the data."""
+    out_channels: int = 0
+    """Channels of the output; 0: those of the data, doubled where the variance is learned."""
+    num_classes: int | None = None
+    """Rows of the label embedding, the null class included; None: no labels."""
+    widths: tuple[int, ...] = (128, 256, 256, 256)
+    """Channels of each level, finest first."""
+    blocks: int = 2
+    """Residual blocks a level."""
+    attention: tuple[int, ...] = (2,)
+    """Down-sampling factors at which attention acts on the way down."""
+    attention_up: tuple[int, ...] | None = None
+    """The same on the way up; None: as on the way down."""
+    attention_middle: bool = True
+    """Attention between the two blocks of the middle."""
+    head_channels: int | None = None
+    """Channels of an attention head; None: a single head."""
+    groups: int = 32
+    """Groups of the normalisations."""
+    groups_middle: int | None = None
+    """Groups before the attention of the middle; None: ``groups``, 0: no normalisation there."""
+    eps: float = 1e-6
+    """Added to the variance in the normalisations."""
+    scale_shift: bool = False
+    """Adaptive group normalisation; otherwise the embedding is added."""
+    residual_down: tuple[int, ...] = ()
+    """Down-sampling factors of the levels that a residual block leads down from, in place of a strided convolution."""
+    residual_up: tuple[int, ...] = ()
+    """Down-sampling factors of the levels that a residual block leads up from, in place of repetition and a convolution."""
+    corner: bool = True
+    """Pad strided convolutions at the right and bottom alone."""
+    progressive: bool = False
+    """Input and output at every level, filtered resampling and scaled sums, as in NCSN++."""
+    middle_scale: float = 1.0
+    """Factor of the sums in the middle."""
+    waves: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    """Waves of the time; "fourier" reads the time as sigma: random waves of its logarithm, and an output that is divided by it."""
+    wave_shift: float = 1.0
+    """Taken from the number of sinusoids in their exponents."""
+    sine_first: bool = True
+    """Sines before cosines."""
+    embed: int | None = None
+    """Length of the time's embedding; None: four times the first width."""
+    dropout: float = 0.0
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+NetworkConfig = UNetConfig | EncoderConfig | DiTConfig | UViTConfig | SongUNetConfig | UNet2DConfig
 
 
 # --- denoiser ----------------------------------------------------------------------------------------------------------
@@ -216,6 +314,38 @@ class DenoiserConfig:
     """What the network is told of the time: the level's index, that index rescaled to 0..1000, t, 999 t, 1000 t, log(sigma)/4, or alpha."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for "edm"."""
+
+
+# --- codecs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """The model works on the images themselves."""
+
+    kind: ClassVar = ("codec", "pixel")
+
+
+@dataclass(frozen=True)
+class VAELatentConfig:
+    """The model works on the latents of an autoencoder, which is not trained; Stable Diffusion's unless told otherwise."""
+
+    kind: ClassVar = ("codec", "vae")
+    path: str = "stabilityai/sd-vae-ft-ema"
+    """Folder or hub name of the autoencoder, in diffusers' format."""
+    channels: int = 4
+    """Channels of the latents."""
+    factor: int = 8
+    """Pixels of the image along a pixel of the latents."""
+    scale: float | None = None
+    """What latents are multiplied by; None: what the autoencoder's settings say, 0.18215 for Stable Diffusion's."""
+    shift: float | None = None
+    """What is subtracted from latents before; None: what the autoencoder's settings say."""
+    posterior: Literal["sample", "mean"] = "sample"
+    """Whether encoding draws from the posterior or takes its mean."""
+
+
+CodecConfig = PixelConfig | VAELatentConfig
 
 
 # --- conditioning, times, objectives -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from mezzotint.errors import ConfigError, unknown
 PACKAGES = {
     "schedule": "mezzotint.schedules",
     "network": "mezzotint.networks",
+    "codec": "mezzotint.codecs",
     "conditioner": "mezzotint.conditioning",
     "times": "mezzotint.times",
     "objective": "mezzotint.objectives",
