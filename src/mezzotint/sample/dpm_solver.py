@@ -277,7 +277,7 @@ class DPMSolver(Sampler):
             x_s = self._multistep(leg, x_t, values, lams, plan.orders[i])
             deviation, state = leg.deviation(), MultistepState(x0, values, lams)
         else:
-            down, deviation = self._split(denoiser.schedule, t, s, plan)
+            down, deviation = descend(denoiser.schedule, t, s, self.eta, plan.grid[-1].expand_as(t))
             leg = Leg(denoiser.schedule, t, down, self.data)
             shares = [leg.until(at.expand_as(t)) for at in plan.inner[i]] if plan.inner and self.eta == 0 else None
             x_s = self._singlestep(leg, x_t, m, plan.orders[i], call, shares)
@@ -339,16 +339,6 @@ class DPMSolver(Sampler):
         x_s = leg.correct(x_s, (r2 * leg.psi(2) - 2 * leg.psi(3)) / (r1 * (r2 - r1)), m1 - m)
         return leg.correct(x_s, (2 * leg.psi(3) - r1 * leg.psi(2)) / (r2 * (r2 - r1)), m2 - m)
 
-    def _split(self, schedule: Schedule, t: Tensor, s: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-        """Where a single step is solved to, and the deviation of the noise from there up to s."""
-        if self.eta == 0:
-            return s, torch.zeros_like(s)
-        (alpha_t, sigma_t), (alpha_s, sigma_s), (alpha_e, sigma_e) = schedule(t), schedule(s), schedule(plan.grid[-1].expand_as(s))
-        down, _ = ancestral_split(sigma_t / alpha_t, sigma_s / alpha_s, self.eta)
-        down = torch.maximum(down, sigma_e / alpha_e)  # not beyond the end of the run
-        up = ((sigma_s / alpha_s) ** 2 - down**2).clamp_min(0).sqrt()
-        return torch.where(up > 0, schedule.time_of(-down.log()), s), alpha_s * up
-
     def _adaptive(
         self,
         schedule: Schedule,
@@ -397,6 +387,27 @@ class DPMSolver(Sampler):
         if self.norm == "image":
             return square.sqrt()
         return (square.max() if self.norm == "batch" else square.mean()).sqrt().expand_as(square)
+
+
+def descend(schedule: Schedule, t: Tensor, s: Tensor, eta: float, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Where to solve to, so that noise then leads up to s.
+
+    Args:
+        schedule: Gives alpha and sigma.
+        t: Where the step starts, ``[b]``.
+        s: Where it ends, ``[b]``.
+        eta: Share of the ancestral step's noise.
+        least: Not beyond this time, ``[b]``.
+
+    Returns:
+        The time, and the deviation of the noise to be added to x_s = alpha_s / alpha_down x_down, each ``[b]``.
+    """
+    if eta == 0:
+        return s, torch.zeros_like(s)
+    ratio_t, ratio_s, ratio_least = (sigma / alpha for alpha, sigma in map(schedule, (t, s, least)))
+    down = torch.maximum(ancestral_split(ratio_t, ratio_s, eta)[0], ratio_least)
+    up = (ratio_s**2 - down**2).clamp_min(0).sqrt()
+    return torch.where(up > 0, schedule.time_of(-down.log()), s), schedule(s)[0] * up
 
 
 def multistep_orders(steps: int, order: int, *, lower: bool) -> tuple[int, ...]:
