@@ -11,31 +11,16 @@ from torch.nn import functional as F
 
 from mezzotint.configs import UNetConfig
 from mezzotint.errors import ConfigError
+from mezzotint.nn.head import Head
 from mezzotint.nn.init import zeroed
-from mezzotint.nn.norm import GroupNorm
-from mezzotint.nn.precision import full_precision
 from mezzotint.nn.trunk import Level, Trunk, level_widths
 from mezzotint.registry import register
 from mezzotint.types import Cond
 
 
-class Head(nn.Module):
-    """Normalisation, SiLU and a convolution that starts at zero, never in reduced precision under autocast."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.norm = GroupNorm(in_channels)
-        self.conv = zeroed(nn.Conv2d(in_channels, out_channels, 3, padding=1))
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Maps features ``[b, in, h, w]`` to ``[b, out, h, w]``."""
-        with full_precision(h.device):
-            return self.conv(F.silu(self.norm(h.to(self.conv.weight.dtype))))
-
-
 @register("network", "unet")
 class UNet(Trunk):
-    """A U-Net with residual blocks and attention, told of the time and perhaps of a label and a low-resolution image.
+    """A U-Net with residual blocks and attention, told of the time and perhaps of a label, a low-resolution image and an augmentation.
 
     Sizes that do not halve evenly are rounded up on the way down, and cut on the way up.
 
@@ -48,15 +33,17 @@ class UNet(Trunk):
     Raises:
         ConfigError: Settings that cannot be built.
 
-    Source: Dhariwal & Nichol 2021, section 3; Nichol & Dhariwal 2021, appendix A.
+    Source: Dhariwal & Nichol 2021, section 3; Nichol & Dhariwal 2021, appendix A; EDM's version: Karras et al. 2022, appendix F.2.
     """
 
     def __init__(self, config: UNetConfig):
         if config.num_classes is not None and config.num_classes < 1:
             raise ConfigError(f"num_classes={config.num_classes} must be at least 1; None makes a network without labels")
-        conditions = {"label": config.num_classes is not None, "low_res": config.low_res_channels > 0}
+        conditions = {"label": config.num_classes is not None, "low_res": config.low_res_channels > 0, "augment": config.augment > 0}
         super().__init__(config, config.in_channels + config.low_res_channels, [name for name, used in conditions.items() if used])
+        self.optional = frozenset({"augment"})
         self.out_channels = config.out_channels
+        self.augment_embed = zeroed(nn.Linear(config.augment, config.width, bias=False)) if config.augment else None
         self.label_embed = None if config.num_classes is None else nn.Embedding(config.num_classes, self.embed_channels)
         widths = level_widths(config)
         heads = config.heads if config.heads_up is None else config.heads_up
@@ -71,11 +58,12 @@ class UNet(Trunk):
                 self.taps += (f"up.{i}.resample",)
             levels.append(Level(blocks, self._resample(width, up=True) if i else None))
         self.up = nn.ModuleList(reversed(levels))
-        self.head = Head(widths[0], config.out_channels)
+        self.head = Head(widths[0], config.out_channels, norm=self._norm)
 
     def _walk(self, x: Tensor, time_input: Tensor, cond: Cond) -> Iterator[tuple[str, Tensor]]:
         self._check(cond)
-        embedding = self.time_embed(time_input)
+        augment = cond.get("augment")
+        embedding = self.time_embed(time_input, None if augment is None or self.augment_embed is None else self.augment_embed(augment))
         if self.label_embed is not None:
             embedding = embedding + self.label_embed(cond["label"])
         embedding = F.silu(embedding)

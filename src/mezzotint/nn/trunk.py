@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mezzotint.configs import EncoderConfig, UNetConfig
+from mezzotint.configs import EncoderConfig, SongUNetConfig, UNetConfig
 from mezzotint.errors import ConfigError
 from mezzotint.nn.attention import SelfAttention, head_count
 from mezzotint.nn.backbone import Backbone, check_unet
@@ -54,9 +54,9 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, attention, residual block at the coarsest resolution."""
+    """Residual block, attention or none, residual block at the coarsest resolution."""
 
-    def __init__(self, before: ResidualBlock, attention: SelfAttention, after: ResidualBlock):
+    def __init__(self, before: ResidualBlock, attention: SelfAttention | None, after: ResidualBlock):
         super().__init__()
         self.before = before
         self.attention = attention
@@ -64,10 +64,11 @@ class Middle(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         """Maps features ``[b, c, h, w]`` to the same shape."""
-        return self.after(self.attention(self.before(h, embedding)), embedding)
+        h = self.before(h, embedding)
+        return self.after(h if self.attention is None else self.attention(h), embedding)
 
 
-def level_widths(config: UNetConfig | EncoderConfig) -> list[int]:
+def level_widths(config: UNetConfig | EncoderConfig | SongUNetConfig) -> list[int]:
     """Channels of each level, finest first; fractions are cut off.
 
     Raises:
@@ -124,7 +125,7 @@ class Trunk(Backbone):
                 taps.append(f"down.{i}.resample")
             levels.append(Level(blocks, resample))
         self.down = nn.ModuleList(levels)
-        attention = self._attention(channels, config.heads)
+        attention = self._attention(channels, config.heads) if getattr(config, "attention_middle", True) else None
         self.middle = Middle(self._residual(channels, channels), attention, self._residual(channels, channels))
         self.taps: tuple[str, ...] = (*taps, "middle")
         self.skip_channels: tuple[int, ...] = tuple(skips)
