@@ -171,14 +171,17 @@ def problems(case: Case) -> list[str]:
     out = [f"output {name} is missing" for name in expected.keys() - got.keys()]
     out += [f"output {name} is not one of the case" for name in got.keys() - expected.keys()]
     for name in sorted(expected.keys() & got.keys()):
-        out += _compare(name, got[name], expected[name], case.row["tolerance"]["rtol"], case.row["tolerance"]["atol"][name])
+        out += compare(case, name, got[name])
     out += [f"{noise.left} of the draws were not taken" for noise in case._replayed if noise.left]
     if case.draws and not case._replayed:
         out.append(f"none of the {len(case.draws)} draws was taken")
     return out
 
 
-def _compare(name: str, got: Any, expected: np.ndarray, rtol: float, atol: float | list[float]) -> list[str]:
+def compare(case: Case, name: str, got: Any) -> list[str]:
+    """Says how one output disagrees; empty: it agrees."""
+    expected = case.expected[name]
+    rtol, atol = case.row["tolerance"]["rtol"], case.row["tolerance"]["atol"][name]
     ours = got.detach().cpu().numpy() if isinstance(got, Tensor) else np.asarray(got)
     if ours.shape != expected.shape:
         return [f"{name}: shape {ours.shape}, expected {expected.shape}"]

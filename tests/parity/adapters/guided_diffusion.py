@@ -25,7 +25,7 @@ from mezzotint.configs import (
 from mezzotint.covariance import reverse_kernel, small_log_variance
 from mezzotint.denoise import Bound, Denoiser, FunctionDenoiser, NetworkDenoiser, time_input
 from mezzotint.errors import ConfigError
-from mezzotint.guidance import Classifier, ScoreShift
+from mezzotint.guidance import Classifier, ScoreShift, compose
 from mezzotint.metrics.likelihood import vlb
 from mezzotint.nn.embeddings import sinusoidal
 from mezzotint.noise import ReplayNoise
@@ -33,8 +33,8 @@ from mezzotint.objectives.denoising import Denoising
 from mezzotint.objectives.variational import VLB, discretized_log_likelihood, normal_cdf, normal_kl, prior_term
 from mezzotint.priors import Gaussian
 from mezzotint.process import add_noise, bridge, expand, from_x0, step_variance, to_x0
-from mezzotint.registry import get
-from mezzotint.sample.ancestral import DDIM, Ancestral, DDIMInversion
+from mezzotint.registry import build, get
+from mezzotint.sample.ancestral import DDIMInversion
 from mezzotint.sample.base import Sampler
 from mezzotint.sample.grid import respaced
 from mezzotint.sample.loop import sample
@@ -220,7 +220,8 @@ class GaussianModel(nn.Module):
 
     def __init__(self, inputs: Mapping[str, Tensor], config: DiscreteConfig, *, predicts: str, rescaled: bool):
         super().__init__()
-        self.mean, self.std, self.more = inputs["M"], inputs["S"], inputs.get("V")
+        self.mean, self.std = (nn.Parameter(inputs[name], requires_grad=False) for name in ("M", "S"))
+        self.more = inputs.get("V")
         self.predicts, self.to_index = predicts, config.steps / 1000 if rescaled else 1.0
         self.alpha_bar = torch.from_numpy(np.cumprod(1 - betas(config)))
 
@@ -460,15 +461,23 @@ def bpd_loop(case: Case) -> Outputs:
     return {"total_bpd": bound.total, "prior_bpd": bound.prior, "vb": bound.terms, "xstart_mse": bound.x0_mse, "mse": bound.eps_mse}
 
 
-def guide(case: Case, inner: NetworkDenoiser, process: Process) -> Denoiser:
-    """The stand-in gradient around a denoiser, where the case has one."""
-    if "centres" not in case.inputs:
-        return inner
+def guides(case: Case, process: Process) -> list[Callable[[Denoiser], Denoiser]]:
+    """The stand-in gradient as a wrapper, where the case has one."""
 
     def gradient(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return -expand(0.5 + 0.001 * process.label(t, label_kind(case)), x) * (x - expand(case.inputs["centres"][cond["label"]], x))
 
-    return ScoreShift(inner, gradient)
+    return [lambda inner: ScoreShift(inner, gradient)] if "centres" in case.inputs else []
+
+
+def sampler_text(case: Case) -> str:
+    """The sampler of a case, as on the command line."""
+    return f"ddim,eta={case.config.get('eta', 0.0)}" if case.config["loop"] == "ddim_sample_loop" else "ancestral"
+
+
+def without_effect(sampler: Sampler, steps: int) -> int:
+    """Draws at the end of an official run that are multiplied by zero: the official loops draw at every step."""
+    return 1 if sampler.stochastic else steps
 
 
 @adapter(GUIDED, "sample_loop")
@@ -479,12 +488,11 @@ def sample_loop(case: Case) -> Outputs:
         x = case.inputs["noise_start"]
     else:
         x, _ = Gaussian(process.schedule).sample(case.config["shape"][1:], cond={}, noise=noise)
-    sampler = DDIM(eta=case.config.get("eta", 0.0)) if case.config["loop"] == "ddim_sample_loop" else Ancestral()
+    sampler: Sampler = build("sampler", sampler_text(case))
     plan = sampler.plan(process.schedule, spacing=process.spacing or "uniform")
     cond = {"label": case.inputs["y"]} if "centres" in case.inputs else {}
-    run = sample(bounded(case, guide(case, inner, process)), sampler, plan, x, cond=cond, noise=noise, save="all")
-    # The official loops draw at every step, also where the noise is then multiplied by zero.
-    noise.skip(1 if sampler.stochastic else plan.steps)
+    run = sample(bounded(case, compose(inner, guides(case, process))), sampler, plan, x, cond=cond, noise=noise, save="all")
+    noise.skip(without_effect(sampler, plan.steps))
     return {"sample": run.x, "samples": torch.stack(run.xs), "pred_xstarts": torch.stack(run.x0s)}
 
 
