@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from mezzotint.schedules import Schedule
 from mezzotint.types import Cond, Plan, State
 
 VARIANTS = ("++", "noise")
-METHODS = ("multistep", "singlestep", "singlestep_fixed", "adaptive")
+METHODS = ("multistep", "singlestep", "singlestep_fixed")
 CORRECTIONS = ("midpoint", "taylor")
 NORMS = ("image", "batch", "mean")
 CONTROLLERS = ("standard", "smooth")
@@ -100,15 +100,67 @@ class Leg:
         share = -torch.expm1(-2 * self.eta * self.h) if self.data else self.eta * torch.expm1(2 * self.h)
         return torch.where(self.s > 0, sigma_s * share.sqrt(), 0)
 
-    def part(self, share: Tensor | float) -> Leg:
-        """The leg that covers this share of h."""
+    def part(self, share: float) -> tuple[Leg, Tensor]:
+        """The leg that covers a share of h, and that share ``[b]``."""
         inside = torch.isfinite(self.h) & (self.h != 0)
-        return Leg(self.schedule, self.t, torch.where(inside, self.schedule.time_of(self.lam + share * self.h), self.t), self.data)
+        s = torch.where(inside, self.schedule.time_of(self.lam + share * self.h), self.t)
+        return Leg(self.schedule, self.t, s, self.data), torch.full_like(self.t, share)
 
     def until(self, s: Tensor) -> tuple[Leg, Tensor]:
-        """The leg to a time on the way, and its share of h."""
+        """The leg to a time on the way, and its share of h ``[b]``."""
         leg = Leg(self.schedule, self.t, s, self.data)
         return leg, leg.h / self.h
+
+    # --- single steps: m is the value at t, m1 and m2 those at the shares r1 and r2 ----------------------------------------
+
+    def second(self, x_t: Tensor, m: Tensor, m1: Tensor, r1: Tensor, *, taylor: bool) -> Tensor:
+        """DPM-Solver, algorithm 1; DPM-Solver++, algorithm 1 (2S)."""
+        weight = self.psi(2) if taylor else 0.5 * self.psi(1)
+        return self.correct(self.base(x_t, m), weight / r1, m1 - m)
+
+    def stage(self, x_t: Tensor, m: Tensor, m1: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
+        """The point at which m2 is evaluated, at the end of this leg; DPM-Solver, algorithm 2."""
+        return self.correct(self.base(x_t, m), r2 / r1 * self.psi(2), m1 - m)
+
+    def third(self, x_t: Tensor, m: Tensor, m1: Tensor, m2: Tensor, r1: Tensor, r2: Tensor, *, taylor: bool) -> Tensor:
+        """DPM-Solver, algorithm 2."""
+        x_s = self.base(x_t, m)
+        if not taylor:
+            return self.correct(x_s, self.psi(2) / r2, m2 - m)
+        # With d_i = (m_i - m) / r_i: h m' = (r2 d1 - r1 d2) / (r2 - r1) and h^2 m'' = 2 (d2 - d1) / (r2 - r1).
+        x_s = self.correct(x_s, (r2 * self.psi(2) - 2 * self.psi(3)) / (r1 * (r2 - r1)), m1 - m)
+        return self.correct(x_s, (2 * self.psi(3) - r1 * self.psi(2)) / (r2 * (r2 - r1)), m2 - m)
+
+
+class _Exponential(Sampler):
+    """What the two samplers below share."""
+
+    requires = frozenset({"uniform"})
+
+    def __init__(self, *, order: int, variant: str, correction: str, clip_lambda: float | None):
+        if variant not in VARIANTS:
+            raise unknown("variant", variant, VARIANTS)
+        if correction not in CORRECTIONS:
+            raise unknown("correction", correction, CORRECTIONS)
+        self.order, self.data, self.taylor, self.clip_lambda = order, variant == "++", correction == "taylor", clip_lambda
+
+    def evaluate(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Cond, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        """m and x0."""
+        x0, eps = shifted(denoiser, x_t, t, cond, noise)
+        return (x0 if self.data else eps), x0
+
+    def start(self, schedule: Schedule, t_start: Tensor | float | None) -> Tensor | float | None:
+        """Where to start, if that is not at ``schedule.t_max``.
+
+        Raises:
+            CapabilityError: eps says nothing at pure noise.
+        """
+        if t_start is None and self.clip_lambda is not None:
+            t_start = clipped_start(schedule, self.clip_lambda)
+        alpha = schedule(torch.as_tensor(schedule.t_max if t_start is None else t_start, dtype=torch.float64))[0]
+        if not self.data and not bool((alpha > 0).all()):
+            raise CapabilityError("variant 'noise' cannot start from pure noise; use variant=++, or start below it")
+        return t_start
 
 
 @dataclass(frozen=True)
@@ -119,45 +171,25 @@ class MultistepState(State):
     lams: tuple[Tensor, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdaptiveState(State):
-    """Time ``[b]``, next step size ``[b]`` and the last accepted low-order result of an adaptive run."""
-
-    t: Tensor
-    h: Tensor
-    x_low: Tensor
-
-
 @register("sampler", "dpm_solver")
-class DPMSolver(Sampler):
+class DPMSolver(_Exponential):
     """DPM-Solver (noise form) and DPM-Solver++ (data form), as an ODE or SDE solver; integrates in lambda.
-
-    For the single-step methods, "steps" is the number of network calls.
 
     Args:
         order: 1, 2 or 3.
         variant: "++" is DPM-Solver++, "noise" is DPM-Solver.
-        method: "multistep" uses earlier values, one call a step; "singlestep" mixes orders so that all calls are used ("fast");
-            "singlestep_fixed" has one order; "adaptive" chooses its steps (order 2 or 3).
+        method: "multistep" uses earlier values, one call a step. The single-step methods take their number of steps as that of network
+            calls: "singlestep" mixes orders so that all are used ("DPM-Solver-fast"), "singlestep_fixed" has one order.
         correction: How second differences enter: "midpoint" (the authors' choice) or "taylor".
         eta: Noise. Multistep: share of the reverse SDE's; 1 is SDE-DPM-Solver(++). Single-step: share of the ancestral step's noise.
         s_noise: Standard deviation of that noise, relative to the exact one.
         lower_order_final: Multistep runs of less than ten steps fall to lower orders at the end.
-        official: Multistep of order 3 as released: half of the second difference, which makes it of order 2.
+        official: Multistep of order 3 as released: with half of the second derivative, which makes it of order 2.
         inverse: Multistep from the image to the noise.
         clip_lambda: Start no noisier than at this lambda, unless told where; the authors' code has -5.1 for discrete schedules.
-        norm: Error of an adaptive step: "image" has a step size for each image; with "batch" (the largest error, as the authors' code has
-            it) and "mean" (root mean square) an image depends on its batch.
-        atol: Absolute tolerance of adaptive steps.
-        rtol: Relative tolerance.
-        h_init: First step size in lambda.
-        theta: Safety factor of the step size.
-        controller: "standard" is the authors'; "smooth" bounds each change of the step size by 1 + arctan, and accepts by theta^2.
 
-    Source: Lu et al. 2022 (DPM-Solver), algorithms 1-4 and appendix C; Lu et al. 2022 (DPM-Solver++), algorithms 1-2 and section 6.
+    Source: Lu et al. 2022 (DPM-Solver), algorithms 1-2; Lu et al. 2022 (DPM-Solver++), algorithms 1-2, section 6 and appendix B.
     """
-
-    requires = frozenset({"uniform"})
 
     def __init__(
         self,
@@ -172,35 +204,19 @@ class DPMSolver(Sampler):
         official: bool = False,
         inverse: bool = False,
         clip_lambda: float | None = None,
-        norm: str = "image",
-        atol: float = 0.0078,
-        rtol: float = 0.05,
-        h_init: float = 0.05,
-        theta: float = 0.9,
-        controller: str = "standard",
     ):
-        for what, given, allowed in (
-            ("variant", variant, VARIANTS),
-            ("method", method, METHODS),
-            ("correction", correction, CORRECTIONS),
-            ("norm", norm, NORMS),
-            ("controller", controller, CONTROLLERS),
-        ):
-            if given not in allowed:
-                raise unknown(what, given, allowed)
-        if order not in (1, 2, 3) or (method == "adaptive" and order == 1):
-            raise ConfigError(f"order {order} with method {method}; give {'2 or 3' if method == 'adaptive' else '1, 2 or 3'}")
-        if eta < 0 or (eta > 0 and (method == "adaptive" or inverse)):
-            raise ConfigError(f"eta={eta:g} with method {method}{' inverse' * inverse}; give eta=0, or a multistep or singlestep method")
-        if inverse and method != "multistep":
-            raise ConfigError(f"inverse with method {method}; only multistep runs backwards")
-        self.order, self.data, self.method, self.correction = order, variant == "++", method, correction
-        self.eta, self.s_noise, self.lower_order_final = eta, s_noise, lower_order_final
-        self.official, self.inverse, self.clip_lambda = official, inverse, clip_lambda
-        self.norm, self.atol, self.rtol, self.h_init, self.theta, self.controller = norm, atol, rtol, h_init, theta, controller
-        self.adaptive, self.stochastic = method == "adaptive", eta > 0
-
-    # --- plans -----------------------------------------------------------------------------------------------------------
+        super().__init__(order=order, variant=variant, correction=correction, clip_lambda=clip_lambda)
+        if method not in METHODS:
+            raise unknown("method", method, METHODS)
+        if order not in (1, 2, 3):
+            raise ConfigError(f"order {order} is not one of 1, 2, 3")
+        if eta < 0:
+            raise ConfigError(f"eta={eta:g} is negative; give 0 for no noise")
+        if inverse and (method != "multistep" or eta > 0):
+            raise ConfigError(f"inverse with method {method} and eta={eta:g}; only multistep without noise runs backwards")
+        self.method, self.eta, self.s_noise = method, eta, s_noise
+        self.lower_order_final, self.official, self.inverse = lower_order_final, official, inverse
+        self.stochastic = eta > 0
 
     def plan(
         self,
@@ -211,182 +227,206 @@ class DPMSolver(Sampler):
         t_start: Tensor | float | None = None,
         t_end: End = 0.0,
     ) -> Plan:
-        """As ``Sampler.plan``; single-step methods count network calls, and the adaptive one counts nothing beforehand."""
-        if t_start is None and self.clip_lambda is not None:
-            t_start = clipped_start(schedule, self.clip_lambda)
+        """As ``Sampler.plan``; single-step methods count network calls."""
+        t_start, jump = self.start(schedule, t_start), jumps_to_0(t_end)
         if self.inverse:
-            t_end = "last" if jumps_to_0(t_end) else t_end
-        if self.method == "adaptive":
-            if steps is not None:
-                warnings.warn("an adaptive sampler chooses its own number of steps; steps has no effect", stacklevel=2)
-            plan = Plan(make_grid(schedule, "uniform", 2 if jumps_to_0(t_end) else 1, t_start=t_start, t_end=t_end), adaptive=True)
-        elif self.method == "multistep":
-            plan = super().plan(schedule, steps=steps, spacing=spacing, t_start=t_start, t_end=t_end)
-            plan = Plan(plan.grid.flip(0) if self.inverse else plan.grid)
-            solved = plan.steps - jumps_to_0(plan.grid[-1])
-            lower = self.lower_order_final and solved < 10
-            plan = Plan(plan.grid, multistep_orders(solved, self.order, lower=lower) + (1,) * (plan.steps - solved))
-        else:
-            plan = self._singlestep_plan(schedule, steps, spacing, t_start, t_end)
-        if not self.data and not bool((schedule(plan.grid[0])[0] > 0).all()):
-            raise CapabilityError("variant 'noise' cannot start from pure noise; use variant=++, or start below it")
-        return plan
-
-    def _singlestep_plan(self, schedule: Schedule, steps: int | None, spacing: str, t_start: Tensor | float | None, t_end: End) -> Plan:
-        jump = jumps_to_0(t_end)
-        steps = len(make_grid(schedule, spacing, steps, t_start=t_start, t_end=t_end)) - 1
-        calls = steps - jump
-        if self.method == "singlestep_fixed":
-            orders = (self.order,) * (calls // self.order)
-        else:
-            orders = singlestep_orders(calls, self.order) if calls > 0 else ()
-        if not orders:
-            raise ConfigError(f"{steps} network calls are too few for order {self.order}; give at least {self.order + jump}")
-        last = (1,) * jump
-        if self.method == "singlestep" and spacing.startswith("logsnr"):  # equal steps, whatever their order
-            grid = make_grid(schedule, spacing, len(orders) + jump, t_start=t_start, t_end=t_end)
+            up = make_grid(schedule, spacing, steps, t_start=t_start, t_end="last" if jump else t_end).flip(0)
+            return Plan(up, self.orders(len(up) - 1))
+        grid = make_grid(schedule, spacing, steps, t_start=t_start, t_end=t_end)
+        orders, last = self.orders(len(grid) - 1 - jump), (1,) * jump
+        if self.method == "multistep":
             return Plan(grid, orders + last)
-        grid = make_grid(schedule, spacing, sum(orders) + jump, t_start=t_start, t_end=t_end)
-        ends = [0, *torch.tensor(orders).cumsum(0).tolist()]
-        inner = tuple(grid[a + 1 : b] for a, b in pairwise(ends))
-        return Plan(torch.cat([grid[ends], grid[-1:]]) if jump else grid[ends], orders + last, inner + (grid[:0],) * jump)
+        if not orders:
+            raise ConfigError(f"{len(grid) - 1} network calls are too few for order {self.order}; give at least {self.order + jump}")
+        if self.method == "singlestep" and spacing.startswith("logsnr"):  # steps of one length, whatever their order
+            return Plan(make_grid(schedule, spacing, len(orders + last), t_start=t_start, t_end=t_end), orders + last)
+        if sum(orders + last) < len(grid) - 1:
+            grid = make_grid(schedule, spacing, sum(orders + last), t_start=t_start, t_end=t_end)
+        ends = [0, *accumulate(orders + last)]
+        return Plan(grid[ends], orders + last, tuple(grid[a + 1 : b] for a, b in pairwise(ends)))
 
-    def init(self, x: Tensor, plan: Plan) -> State:
-        if self.method != "adaptive":
-            return MultistepState()
-        t = plan.grid[0].expand(len(x))
-        return AdaptiveState(t=t, h=torch.full_like(t, self.h_init), x_low=x)
+    def orders(self, calls: int) -> tuple[int, ...]:
+        """Order of each step, the last to t = 0 aside."""
+        if self.method == "multistep":
+            return multistep_orders(calls, self.order, lower=self.lower_order_final and calls < 10)
+        return singlestep_orders(calls, self.order) if self.method == "singlestep" else (self.order,) * (calls // self.order)
 
-    # --- steps -----------------------------------------------------------------------------------------------------------
+    def init(self, x: Tensor, plan: Plan) -> MultistepState:
+        return MultistepState()
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, plan: Plan, i: int, state: State, *, cond: Cond, noise: Noise | None
     ) -> tuple[Tensor, Tensor, State]:
-        def call(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            x0, eps = shifted(denoiser, x, t, cond, noise)
-            return (x0, x0) if self.data else (eps, x0)
-
-        if isinstance(state, AdaptiveState):
-            return self._adaptive(denoiser.schedule, call, x_t, plan, state)
+        assert isinstance(state, MultistepState)
         t, s, _ = times(plan, i, x_t)
-        m, x0 = call(x_t, t)
+        m, x0 = self.evaluate(denoiser, x_t, t, cond, noise)
         if self.method == "multistep":
-            assert isinstance(state, MultistepState)
             leg = Leg(denoiser.schedule, t, s, self.data, self.eta)
-            values, lams = (m, *state.values)[: self.order], (leg.lam, *state.lams)[: self.order]
-            x_s = self._multistep(leg, x_t, values, lams, plan.orders[i])
-            deviation, state = leg.deviation(), MultistepState(x0, values, lams)
+            state = MultistepState(x0, (m, *state.values)[: self.order], (leg.lam, *state.lams)[: self.order])
+            x_s, deviation = self.multistep(leg, x_t, state, plan.orders[i]), leg.deviation()
         else:
             down, deviation = descend(denoiser.schedule, t, s, self.eta, plan.grid[-1].expand_as(t))
             leg = Leg(denoiser.schedule, t, down, self.data)
-            shares = [leg.until(at.expand_as(t)) for at in plan.inner[i]] if plan.inner and self.eta == 0 else None
-            x_s = self._singlestep(leg, x_t, m, plan.orders[i], call, shares)
-            alpha_s, alpha_down = denoiser.schedule(s)[0], denoiser.schedule(down)[0]
-            x_s, state = expand(alpha_s / alpha_down, x_t) * x_s, MultistepState(x0)
+            inner = plan.inner[i] if plan.inner and self.eta == 0 else None
+            x_s = self.singlestep(leg, x_t, m, plan.orders[i], inner, lambda x, t: self.evaluate(denoiser, x, t, cond, noise)[0])
+            x_s = expand(denoiser.schedule(s)[0] / denoiser.schedule(down)[0], x_t) * x_s
+            state = MultistepState(x0)
         if bool((deviation > 0).any()):
             x_s = x_s + expand(self.s_noise * deviation, x_t) * draw(noise, x_t, "step")
         return x_s, s, state
 
-    def _multistep(self, leg: Leg, x_t: Tensor, m: Sequence[Tensor], lams: Sequence[Tensor], order: int) -> Tensor:
-        """DPM-Solver++, algorithm 2 and appendix B; the m are the latest values first."""
+    def multistep(self, leg: Leg, x_t: Tensor, state: MultistepState, order: int) -> Tensor:
+        """DPM-Solver++, algorithm 2 and appendix B."""
+        m, lams = state.values, state.lams
         x_s = leg.base(x_t, m[0])
         if order == 1:
             return x_s
         r0 = (lams[0] - lams[1]) / leg.h
         if order == 2:
-            weight = 0.5 * leg.psi(1) if self.correction == "midpoint" else leg.psi(2)
-            return leg.correct(x_s, weight / r0, m[0] - m[1])
+            return leg.correct(x_s, (leg.psi(2) if self.taylor else 0.5 * leg.psi(1)) / r0, m[0] - m[1])
         # d = (m0 - m1) / r0 and e = (m1 - m2) / r1 give h m' = d + r0 (d - e) / (r0 + r1) and h^2 m'' = 2 (d - e) / (r0 + r1).
         r1 = (lams[1] - lams[2]) / leg.h
         bend = (leg.psi(2) * r0 + leg.psi(3) * (1 if self.official else 2)) / (r0 + r1)
         x_s = leg.correct(x_s, (leg.psi(2) + bend) / r0, m[0] - m[1])
         return leg.correct(x_s, -bend / r1, m[1] - m[2])
 
-    def _singlestep(
-        self,
-        leg: Leg,
-        x_t: Tensor,
-        m: Tensor,
-        order: int,
-        call: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        shares: Sequence[tuple[Leg, Tensor]] | None = None,
+    def singlestep(
+        self, leg: Leg, x_t: Tensor, m: Tensor, order: int, inner: Tensor | None, call: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """DPM-Solver, algorithms 1 and 2 (their intermediate times by default); DPM-Solver++, algorithm 1."""
+        """DPM-Solver, algorithms 1 and 2, by default at their own intermediate times; DPM-Solver++, algorithm 1."""
         if order == 1:
             return leg.base(x_t, m)
-        if shares is None:
-            shares = [(leg.part(r), torch.full_like(leg.t, r)) for r in ((1 / 2,) if order == 2 else (1 / 3, 2 / 3))]
-        m1, _ = call(shares[0][0].base(x_t, m), shares[0][0].s)
+        parts = [leg.until(at.expand_as(leg.t)) for at in inner] if inner is not None else [leg.part(k / order) for k in range(1, order)]
+        first, r1 = parts[0]
+        m1 = call(first.base(x_t, m), first.s)
         if order == 2:
-            return self._second(leg, x_t, m, m1, shares[0][1])
-        m2, _ = call(self._stage(shares, x_t, m, m1), shares[1][0].s)
-        return self._third(leg, x_t, m, m1, m2, shares[0][1], shares[1][1])
+            return leg.second(x_t, m, m1, r1, taylor=self.taylor)
+        second, r2 = parts[1]
+        return leg.third(x_t, m, m1, call(second.stage(x_t, m, m1, r1, r2), second.s), r1, r2, taylor=self.taylor)
 
-    def _second(self, leg: Leg, x_t: Tensor, m: Tensor, m1: Tensor, r1: Tensor) -> Tensor:
-        weight = 0.5 * leg.psi(1) if self.correction == "midpoint" else leg.psi(2)
-        return leg.correct(leg.base(x_t, m), weight / r1, m1 - m)
 
-    @staticmethod
-    def _stage(shares: Sequence[tuple[Leg, Tensor]], x_t: Tensor, m: Tensor, m1: Tensor) -> Tensor:
-        (_, r1), (part, r2) = shares
-        return part.correct(part.base(x_t, m), r2 / r1 * part.psi(2), m1 - m)
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveState(State):
+    """Time ``[b]``, next step size in lambda ``[b]``, and the last accepted result of the lower order."""
 
-    def _third(self, leg: Leg, x_t: Tensor, m: Tensor, m1: Tensor, m2: Tensor, r1: Tensor, r2: Tensor) -> Tensor:
-        x_s = leg.base(x_t, m)
-        if self.correction == "midpoint":
-            return leg.correct(x_s, leg.psi(2) / r2, m2 - m)
-        # With d_i = (m_i - m) / r_i: h m' = (r2 d1 - r1 d2) / (r2 - r1) and h^2 m'' = 2 (d2 - d1) / (r2 - r1).
-        x_s = leg.correct(x_s, (r2 * leg.psi(2) - 2 * leg.psi(3)) / (r1 * (r2 - r1)), m1 - m)
-        return leg.correct(x_s, (2 * leg.psi(3) - r1 * leg.psi(2)) / (r2 * (r2 - r1)), m2 - m)
+    t: Tensor
+    h: Tensor
+    x_low: Tensor
 
-    def _adaptive(
+
+@register("sampler", "dpm_solver_adaptive")
+class DPMSolverAdaptive(_Exponential):
+    """DPM-Solver(++) with steps of its own choice: two orders share their calls, and their difference sets the next step size.
+
+    Args:
+        order: The higher order, 2 or 3; also the number of calls a step.
+        variant: As for ``DPMSolver``, like those that follow.
+        correction: How second differences enter.
+        clip_lambda: Start no noisier than at this lambda.
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
+        h_init: First step size in lambda.
+        theta: Safety factor of the step size.
+        norm: "image" has a step size for each image; with "batch" (the largest error, as the authors' code has it) and "mean" (root mean
+            square) an image depends on its batch.
+        controller: "standard" is the authors'; "smooth" multiplies the step size by 1 + arctan(error^(-1 / order) - 1), and accepts what
+            keeps that above theta^2.
+
+    Source: Lu et al. 2022 (DPM-Solver), appendix C; Jolicoeur-Martineau et al. 2021, algorithm 1 (the error).
+    """
+
+    adaptive = True
+
+    def __init__(
+        self,
+        *,
+        order: int = 3,
+        variant: str = "++",
+        correction: str = "midpoint",
+        clip_lambda: float | None = None,
+        atol: float = 0.0078,
+        rtol: float = 0.05,
+        h_init: float = 0.05,
+        theta: float = 0.9,
+        norm: str = "image",
+        controller: str = "standard",
+    ):
+        super().__init__(order=order, variant=variant, correction=correction, clip_lambda=clip_lambda)
+        if order not in (2, 3):
+            raise ConfigError(f"order {order} is not one of 2, 3")
+        if norm not in NORMS:
+            raise unknown("norm", norm, NORMS)
+        if controller not in CONTROLLERS:
+            raise unknown("controller", controller, CONTROLLERS)
+        if min(atol, rtol, h_init, theta) <= 0:
+            raise ConfigError(f"atol={atol:g}, rtol={rtol:g}, h_init={h_init:g}, theta={theta:g}; all must be positive")
+        self.atol, self.rtol, self.h_init, self.theta, self.norm, self.controller = atol, rtol, h_init, theta, norm, controller
+
+    def plan(
         self,
         schedule: Schedule,
-        call: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-        x_t: Tensor,
-        plan: Plan,
-        state: AdaptiveState,
+        *,
+        steps: int | None = None,
+        spacing: str = "uniform",
+        t_start: Tensor | float | None = None,
+        t_end: End = 0.0,
+    ) -> Plan:
+        """The start, the last time that the network knows if the end is 0, and the end; steps and spacing have no effect."""
+        if steps is not None or spacing != "uniform":
+            warnings.warn("dpm_solver_adaptive chooses its own times; steps and grid have no effect", stacklevel=2)
+        ends = 2 if jumps_to_0(t_end) else 1
+        return Plan(make_grid(schedule, "uniform", ends, t_start=self.start(schedule, t_start), t_end=t_end), adaptive=True)
+
+    def init(self, x: Tensor, plan: Plan) -> AdaptiveState:
+        t = plan.grid[0].expand(len(x))
+        return AdaptiveState(t=t, h=torch.full_like(t, self.h_init), x_low=x)
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, plan: Plan, i: int, state: State, *, cond: Cond, noise: Noise | None
     ) -> tuple[Tensor, Tensor, State]:
-        """DPM-Solver, appendix C.4: two orders share their calls, and their difference sets the step size."""
-        t = state.t
+        assert isinstance(state, AdaptiveState)
+        schedule, t = denoiser.schedule, state.t
         last, end = plan.grid[1].expand_as(t), plan.grid[-1].expand_as(t)
         left = schedule.half_log_snr(last) - schedule.half_log_snr(t)
-        h = torch.minimum(state.h, left)
-        s = torch.where(h >= left, last, schedule.time_of(schedule.half_log_snr(t) + h))
-        m, x0 = call(x_t, t)
-        jump = (t <= last) & (end < last)
+        m, x0 = self.evaluate(denoiser, x_t, t, cond, noise)
+        jump = (left <= 0) & (end < last)  # images that have only the step to t = 0 before them
         x_s, reached = torch.where(expand(jump, x_t) > 0, x0, x_t), torch.where(jump, end, t)
         if bool((left <= 0).all()):
             return x_s, reached, AdaptiveState(x0, t=reached, h=state.h, x_low=state.x_low)
 
+        h = torch.minimum(state.h, left)
+        s = torch.where(h >= left, last, schedule.time_of(schedule.half_log_snr(t) + h))
         leg = Leg(schedule, t, s, self.data)
-        first, r1 = leg.part(1 / self.order), torch.full_like(t, 1 / self.order)
-        m1, _ = call(first.base(x_t, m), first.s)
+        first, r1 = leg.part(1 / self.order)
+        m1, _ = self.evaluate(denoiser, first.base(x_t, m), first.s, cond, noise)
+        second = leg.second(x_t, m, m1, r1, taylor=self.taylor)
         if self.order == 2:
-            low, high = leg.base(x_t, m), self._second(leg, x_t, m, m1, r1)
+            low, high = leg.base(x_t, m), second
         else:
-            shares = [(first, r1), (leg.part(2 / 3), 2 * r1)]
-            m2, _ = call(self._stage(shares, x_t, m, m1), shares[1][0].s)
-            low, high = self._second(leg, x_t, m, m1, r1), self._third(leg, x_t, m, m1, m2, r1, 2 * r1)
-        error = self._error(low, high, state.x_low)
-        if self.controller == "standard":
-            accept, growth = error <= 1, self.theta * error ** (-1 / self.order)
-        else:
-            growth = 1 + torch.atan((error + 1e-8) ** (-1 / self.order) - 1)
-            accept = growth >= self.theta**2
+            part, r2 = leg.part(2 / 3)
+            m2, _ = self.evaluate(denoiser, part.stage(x_t, m, m1, r1, r2), part.s, cond, noise)
+            low, high = second, leg.third(x_t, m, m1, m2, r1, r2, taylor=self.taylor)
+        accept, growth = self.judge(self.error(low, high, state.x_low))
         accept = accept & (left > 0)
         kept = expand(accept, x_t) > 0
         reached = torch.where(accept, s, reached)
-        low = torch.where(kept, low, state.x_low)
-        return torch.where(kept, high, x_s), reached, AdaptiveState(x0, t=reached, h=h * growth, x_low=low)
+        state = AdaptiveState(x0, t=reached, h=h * growth, x_low=torch.where(kept, low, state.x_low))
+        return torch.where(kept, high, x_s), reached, state
 
-    def _error(self, low: Tensor, high: Tensor, previous: Tensor) -> Tensor:
+    def error(self, low: Tensor, high: Tensor, previous: Tensor) -> Tensor:
         """Error of each image in units of the tolerance, ``[b]`` float64."""
         allowed = (self.rtol * torch.maximum(low.abs(), previous.abs())).clamp_min(self.atol)
         square = ((high - low) / allowed).flatten(1).square().mean(dim=1).double().cpu()
         if self.norm == "image":
             return square.sqrt()
         return (square.max() if self.norm == "batch" else square.mean()).sqrt().expand_as(square)
+
+    def judge(self, error: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether a step is accepted, and the factor of the next step size."""
+        if self.controller == "standard":
+            return error <= 1, self.theta * error ** (-1 / self.order)
+        growth = 1 + torch.atan((error + 1e-8) ** (-1 / self.order) - 1)
+        return growth >= self.theta**2, growth
 
 
 def descend(schedule: Schedule, t: Tensor, s: Tensor, eta: float, least: Tensor) -> tuple[Tensor, Tensor]:

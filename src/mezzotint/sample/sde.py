@@ -132,7 +132,7 @@ class DPMSolverSDE(Sampler):
         finite = torch.isfinite(whole.h)
         if not bool(finite.any()):
             return whole.base(x_t, x0), s, State(x0=x0)
-        middle = whole.part(self.r).s
+        middle = whole.part(self.r)[0].s
         x_m = self.reach(denoiser, x_t, x0, t, middle, noise, "middle")
         x0_m, _ = shifted(denoiser, x_m, middle, cond, noise)
         mean = torch.where(expand(finite, x_t) > 0, x0 + (x0_m - x0) / (2 * self.r), x0)

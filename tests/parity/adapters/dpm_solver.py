@@ -18,7 +18,7 @@ from mezzotint.noise import Noise
 from mezzotint.process import Kind, add_noise, from_x0, to_x0
 from mezzotint.sample.ancestral import shifted
 from mezzotint.sample.base import Sampler
-from mezzotint.sample.dpm_solver import DPMSolver, clipped_start
+from mezzotint.sample.dpm_solver import DPMSolver, DPMSolverAdaptive, clipped_start
 from mezzotint.sample.grid import make_grid
 from mezzotint.sample.loop import sample
 from mezzotint.schedules import Discrete, Schedule, build_schedule
@@ -146,25 +146,20 @@ def dpm_solver(case: Case) -> Outputs:
     end = given.get("t_end", "last")
     to_zero = given.get("denoise_to_zero", False)
     adaptive = given["method"] == "adaptive"
-    ours = DPMSolver(
-        order=given["order"],
-        variant="noise" if solver["algorithm_type"] == "dpmsolver" else "++",
-        method=given["method"],
-        correction="taylor" if given.get("solver_type") == "taylor" else "midpoint",
-        lower_order_final=given.get("lower_order_final", True),
-        official=True,
-        inverse=case.config.get("call") == "inverse",
-        norm="batch",
-        atol=given.get("atol", 0.0078),
-        rtol=given.get("rtol", 0.05),
-    )
-    plan = ours.plan(
-        schedule,
-        steps=None if adaptive else given["steps"] + to_zero,
-        spacing=SPACINGS[given["skip_type"]],
-        t_start=given.get("t_start"),
-        t_end=0.0 if to_zero else end,
-    )
+    form = {
+        "order": given["order"],
+        "variant": "noise" if solver["algorithm_type"] == "dpmsolver" else "++",
+        "correction": "taylor" if given.get("solver_type") == "taylor" else "midpoint",
+    }
+    span = {"t_start": given.get("t_start"), "t_end": 0.0 if to_zero else end}
+    ours: Sampler
+    if adaptive:
+        ours = DPMSolverAdaptive(norm="batch", atol=given["atol"], rtol=given["rtol"], **form)
+        plan = ours.plan(schedule, **span)
+    else:
+        lower, inverse = given.get("lower_order_final", True), case.config.get("call") == "inverse"
+        ours = DPMSolver(method=given["method"], lower_order_final=lower, official=True, inverse=inverse, **form)
+        plan = ours.plan(schedule, steps=given["steps"] + to_zero, spacing=SPACINGS[given["skip_type"]], **span)
     factor = 0.99 if "correcting_xt_fn" in solver else 1.0
     run = Corrected(ours, factor=factor, first=factor)
     x = case.inputs["x_T"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mezzotint.configs import VEConfig, VPConfig
 from mezzotint.sample.base import Sampler
-from mezzotint.sample.dpm_solver import DPMSolver
+from mezzotint.sample.dpm_solver import DPMSolver, DPMSolverAdaptive
 from mezzotint.sample.grid import make_grid
 from mezzotint.sample.loop import sample
 from mezzotint.sample.ode import DPM2, LMS, Euler, EulerAncestral, Heun, ancestral_split, lagrange_weights
@@ -52,7 +52,7 @@ def ours(name: str, given: dict[str, Any]) -> Sampler:
     if name == "sample_dpm_fast":
         return DPMSolver(order=3, variant="noise", method="singlestep", **noisy)
     if name == "sample_dpm_adaptive":
-        return DPMSolver(order=given["order"], variant="noise", method="adaptive", norm="mean", controller="smooth")
+        return DPMSolverAdaptive(order=given["order"], variant="noise", norm="mean", controller="smooth")
     if name == "sample_dpmpp_2m":
         return DPMSolver(order=2, lower_order_final=False)
     if name == "sample_dpmpp_2m_sde":
