@@ -114,29 +114,35 @@ def classifier_grad(case: Case) -> Outputs:
     return {"log_prob": log_prob, "gradient": guided(x, t, {"label": label}).score_shift}
 
 
-@adapter(GUIDED, "script_model", "script_classifier")
-@adapter(IMPROVED, "script_model")
-def script(case: Case) -> Outputs:
-    flags = case.config["flags"]
-
-    def described(flags: Mapping[str, Any]) -> official.OfficialModel:
-        if case.kind == "script_classifier":
-            return official.classifier_from_script_flags(flags)
-        return official.model_from_script_flags(flags, family=case.system)
-
-    model = described(flags)
-    process = Process(model.schedule, model.respacing)
+def types_of(described: Callable[[Mapping[str, Any]], official.OfficialModel]) -> np.ndarray:
+    """Numbers of the mean, variance and loss types, from 1 in the official order, of what changed flags describe."""
+    model = described({})
     if isinstance(model.objective, VLBConfig):
         loss = "RESCALED_KL" if model.objective.rescale else "KL"
     else:
         # A weight of the bound that does not follow the number of steps is the official rescaling.
-        fewer = described({**flags, "diffusion_steps": 250}).objective
-        loss = "RESCALED_MSE" if fewer == described({**flags, "diffusion_steps": 500}).objective else "MSE"
+        fewer = described({"diffusion_steps": 250}).objective
+        loss = "RESCALED_MSE" if fewer == described({"diffusion_steps": 500}).objective else "MSE"
     types = (
         1 + list(PREDICTS.values()).index(model.denoiser.predicts),
         1 + list(VARIANCES.values()).index(model.denoiser.variance),
         1 + ["MSE", "RESCALED_MSE", "KL", "RESCALED_KL"].index(loss),
     )
+    return np.asarray(types)
+
+
+@adapter(GUIDED, "script_model", "script_classifier")
+@adapter(IMPROVED, "script_model")
+def script(case: Case) -> Outputs:
+    flags = case.config["flags"]
+
+    def described(changes: Mapping[str, Any]) -> official.OfficialModel:
+        if case.kind == "script_classifier":
+            return official.classifier_from_script_flags({**flags, **changes})
+        return official.model_from_script_flags({**flags, **changes}, family=case.system)
+
+    model = described({})
+    process = Process(model.schedule, model.respacing)
     with torch.no_grad():
         y = forward(case, network(case), case.inputs["x"])
     out = {
@@ -144,7 +150,7 @@ def script(case: Case) -> Outputs:
         "timestep_map": np.asarray(process.kept),
         "betas": process.betas,
         "rescale_timesteps": np.asarray(int(model.denoiser.time_input == "index_1000")),
-        "types": np.asarray(types),
+        "types": types_of(described),
     }
     return {name: value for name, value in out.items() if name in case.wanted}
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mezzotint.configs import DenoiserConfig, DenoisingConfig, LabelConfig, NetworkConfig, ObjectiveConfig, ScheduleConfig
+from torch import Tensor
+
+from mezzotint.configs import (
+    CodecConfig,
+    DenoiserConfig,
+    DenoisingConfig,
+    LabelConfig,
+    NetworkConfig,
+    ObjectiveConfig,
+    PixelConfig,
+    ScheduleConfig,
+)
 from mezzotint.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -24,6 +35,7 @@ class OfficialModel:
         respacing: The official respacing rule, such as "250" or "ddim25"; empty: every level.
         size: Side of what the network sees, in pixels: images, or the latents of a codec. 0: not known.
         label: Class conditioning; None: unconditional.
+        codec: The space that the network works in.
         clip: Whether the official sampler clips x0 to [-1, 1]; latents are not clipped.
         assumed: Facts that neither the shapes nor the file name tell, by the name of the setting, such as "heads": a usual value stands
             in for them. Facts that only training needs are not listed.
@@ -36,6 +48,7 @@ class OfficialModel:
     respacing: str = ""
     size: int = 0
     label: LabelConfig | None = None
+    codec: CodecConfig = field(default_factory=PixelConfig)
     clip: bool = True
     assumed: tuple[str, ...] = ()
 
@@ -67,3 +80,31 @@ def count(names: Iterable[str], prefix: str) -> int:
         2
     """
     return len({name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)})
+
+
+def labels_of_rows(rows: int | None, drop: float, *, null: bool) -> tuple[LabelConfig | None, tuple[str, ...]]:
+    """Class conditioning from the number of rows of a label embedding, which does not tell whether the last row is a null class.
+
+    Args:
+        rows: Number of rows; None: no label embedding.
+        drop: Probability of the null class in training, where there is one.
+        null: Whether there is one, where the number of rows does not tell: those of ImageNet's 1000 classes do.
+
+    Returns:
+        The conditioning, and the names of what is assumed.
+    """
+    if rows is None:
+        return None, ()
+    known = rows in (1000, 1001)
+    null = rows == 1001 if known else null
+    return LabelConfig(num_classes=rows - null, drop=drop if null else 0.0), () if known else ("label.drop",)
+
+
+def linear_from_patch(weight: Tensor) -> Tensor:
+    """A patch embedding's convolution ``[width, c, p, p]`` as a linear layer ``[width, p * p * c]`` on our patches."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def patch_from_linear(weight: Tensor, patch: int) -> Tensor:
+    """The inverse of ``linear_from_patch``."""
+    return weight.unflatten(1, (patch, patch, -1)).permute(0, 3, 1, 2)

@@ -185,7 +185,8 @@ def _mults(image_size: int, table: Mapping[int, tuple[float, ...]], given: str =
     return table[image_size]
 
 
-def _process(flags: Mapping[str, Any]) -> dict[str, Any]:
+def process_from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates the flags of the noise process, all of which must be given, to the fields of ``OfficialModel`` of the same meaning."""
     learned, small = flags["learn_sigma"], flags["sigma_small"]
     steps = flags["diffusion_steps"]
     # Without rescaling the official bound term of one level counts as a whole: 1 / steps of the sum over levels.
@@ -230,7 +231,7 @@ def model_from_script_flags(flags: Mapping[str, Any], *, family: Family = "guide
     else:
         arguments["channel_mult"] = _mults(size, _MULTS, full["channel_mult"])
         net = unet_from_arguments({**arguments, "use_new_attention_order": full["use_new_attention_order"]})
-    return OfficialModel(net=net, size=size, **_process(full))
+    return OfficialModel(net=net, size=size, **process_from_flags(full))
 
 
 def classifier_from_script_flags(flags: Mapping[str, Any]) -> OfficialModel:
@@ -256,7 +257,7 @@ def classifier_from_script_flags(flags: Mapping[str, Any]) -> OfficialModel:
             "pool": full["classifier_pool"],
         }
     )
-    return OfficialModel(net=net, size=size, **_process(full))
+    return OfficialModel(net=net, size=size, **process_from_flags(full))
 
 
 _RESIDUAL = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embed": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3"}
