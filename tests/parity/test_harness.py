@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from tests.parity import harness
-from tests.parity.harness import Case, Unsupported, adapter, discover, problems, weight
+from tests.parity.harness import OWN, Case, Unsupported, adapter, compare, discover, load_adapters, problems, weight
+from tests.parity.own.make import make_all
 
 EXPECTED = {
     "values": np.array([[1.0, 2.0], [np.inf, 4.0]], dtype=np.float32),
@@ -126,3 +127,16 @@ def test_filling_checks_names_shapes_and_sums(tmp_path: Path, change: dict[str, 
     with pytest.raises(AssertionError) as error:
         case.fill(state)
     assert says in str(error.value)
+
+
+def test_own_cases_are_those_of_their_script(tmp_path: Path) -> None:
+    load_adapters()
+    make_all(tmp_path)
+    made, stored = ({(case.system, case.name): case for case in discover(folder)} for folder in (tmp_path, OWN))
+    assert made.keys() == stored.keys()
+    for key, case in made.items():
+        assert case.config == stored[key].config
+        assert case.inputs.keys() == stored[key].inputs.keys()
+        assert all(torch.equal(value, stored[key].inputs[name]) for name, value in case.inputs.items())
+        assert all(torch.equal(a, b) for a, b in zip(case.draws, stored[key].draws, strict=True))
+        assert not [wrong for name, value in case.expected.items() for wrong in compare(stored[key], name, value)]
