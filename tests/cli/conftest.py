@@ -8,12 +8,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from tests.cli.models import SHORT, TINY, untrained
 
 from mezzotint.cli import main
-from tests.cli.models import untrained
-
-TINY = ["--net.width", "16", "--net.mults", "1", "2", "--net.attention", "2", "--net.head-channels", "16", "--schedule.steps", "100"]
-SHORT = ["--train.images", "640", "--train.batch", "64"]
 
 
 class Said(NamedTuple):

@@ -1,4 +1,4 @@
-"""Models on disk that nobody trained."""
+"""Small models, trained and untrained."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from mezzotint.pipelines.build import resolve
 from mezzotint.pipelines.generate import Model
 from mezzotint.weights.io import WeightSet, save_model
 
+TINY = ["--net.width", "16", "--net.mults", "1", "2", "--net.attention", "2", "--net.head-channels", "16", "--schedule.steps", "100"]
+"""Options that make a recipe's network small."""
+SHORT = ["--train.images", "640", "--train.batch", "64"]
+"""Options that make a run short."""
+
 
 def untrained(
     folder: Path,
@@ -22,13 +27,14 @@ def untrained(
     classes: tuple[str, ...] = (),
     bits: Literal[8, 16] = 8,
     steps: int = 6,
+    mults: tuple[float, ...] = (1, 1),
 ) -> Path:
     """Saves a small model with random weights, those that start at zero included."""
     facts = DataFacts(channels=channels, size=size, classes=classes, bits=bits)
     recipe = Recipe(
         name="plain",
         task="generate",
-        net=UNetConfig(width=8, mults=(1, 1), blocks=1, attention=()),
+        net=UNetConfig(width=8, mults=mults, blocks=1, attention=()),
         schedule=DiscreteConfig(betas="linear", steps=1000),
         objective=DenoisingConfig(),
         label=LabelConfig(drop=0.1) if classes else None,

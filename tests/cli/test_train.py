@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cli.models import SHORT, TINY
+from tests.data.makers import encoded, folder, pixels, three_classes
 
 from mezzotint import registry
 from mezzotint.cli.train import TASKS, arguments, recipes, summary
 from mezzotint.configs import ClassifyConfig, EncoderConfig, VEConfig, VLBConfig, to_dict
 from mezzotint.errors import ConfigError
 from mezzotint.weights.io import read_spec
-from tests.cli.conftest import SHORT, TINY
-from tests.data.makers import encoded, folder, pixels, three_classes
 
 
 def test_every_recipe_belongs_to_a_command():
@@ -123,7 +124,7 @@ def test_the_seed_decides_the_weights(mezzotint):
     hashes = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert mezzotint(*words, "--out", name, "--train.seed", seed).code == 0
-        hashes.append({k: v["sha256"] for k, v in json.loads(open(f"{name}/model/spec.json").read())["weights"].items()})
+        hashes.append({k: v["sha256"] for k, v in json.loads(Path(name, "model", "spec.json").read_text())["weights"].items()})
     assert hashes[0] == hashes[1] != hashes[2]
 
 
