@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.errors import CapabilityError, ConfigError, unknown
-from mezzotint.schedules import Schedule
+from mezzotint.schedules import SNAP, Schedule
 
 DEFAULT_STEPS = 50
 SPACINGS = ("uniform", "quadratic", "logsnr", "karras")
@@ -117,8 +117,10 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
     jumps = jumps_to_0(end)
     last = torch.minimum(torch.full_like(start, schedule.t_min), start / 2) if jumps else end
     points = steps if jumps else steps + 1
-    grid = _curve(schedule, name, _power(name, rest), start, last, torch.linspace(0, 1, points, dtype=torch.float64)[:, None])
+    share = torch.linspace(0, 1, points, dtype=torch.float64)[:, None]
+    grid = _curve(schedule, name, _power(name, rest), _with_signal(schedule, start), last, share)
     grid[-1], grid[0] = last, start  # exact, whatever the curve rounds to
+    grid = grid if levels is None else _apart(grid)
     return torch.cat([grid, end[None]]) if jumps else grid
 
 
@@ -164,6 +166,24 @@ def _power(name: str, text: str) -> float:
     if name not in POWERS or not 0 < power < float("inf"):
         raise ConfigError(f"grid '{name}:{text}': only {' and '.join(POWERS)} take a number, which must be positive")
     return power
+
+
+def _with_signal(schedule: Schedule, start: Tensor) -> Tensor:
+    """The start; for a discrete schedule whose last step destroys the image altogether, the level below that."""
+    if schedule.levels is None:
+        return start
+    alpha, _ = schedule(schedule.levels)
+    return torch.where(schedule(start)[0] > 0, start, schedule.levels[alpha > 0].max())
+
+
+def _apart(grid: Tensor) -> Tensor:
+    """Moves the times of a discrete schedule apart, so that no two are taken for the same knot; the ends stay."""
+    count, last = len(grid), grid[-1]
+    gap = torch.minimum(torch.full_like(last, 2.5 * SNAP), (grid[0] - last) / count)
+    place = torch.arange(count, dtype=torch.float64)[:, None]
+    late = grid + place * gap
+    grid = grid + (late.cummin(dim=0).values - late)  # exactly as it was where nothing is too close
+    return torch.cat([torch.maximum(grid, last + (count - 1 - place) * gap)[:-1], last[None]])
 
 
 def _curve(schedule: Schedule, name: str, power: float, start: Tensor, last: Tensor, share: Tensor) -> Tensor:
