@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from mezzotint.nn.precision import full_precision
 
 
-def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0, shift: float = 0.0, sine_first: bool = False) -> Tensor:
+def sinusoidal(
+    t: Tensor, width: int, *, max_period: float = 10_000.0, shift: float = 0.0, scale: float = 1.0, sine_first: bool = False
+) -> Tensor:
     """Cosines, then sines, of the time at geometrically spaced frequencies, in float32.
 
     Args:
@@ -19,6 +21,7 @@ def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0, shift: fl
         width: Length of the embedding; where it is odd, the last entry is zero.
         max_period: The period of the slowest wave is a little below 2 pi times this number.
         shift: Taken from the number of frequencies in their exponents; with 1 the slowest period is exactly 2 pi ``max_period``.
+        scale: Factor of all angles, applied last, since rounding counts where they are large.
         sine_first: Sines, then cosines.
 
     Returns:
@@ -28,8 +31,10 @@ def sinusoidal(t: Tensor, width: int, *, max_period: float = 10_000.0, shift: fl
     sines first and shift 1 as in Ho et al. 2020.
     """
     half = width // 2
-    frequencies = torch.exp(torch.arange(half, dtype=torch.float32, device=t.device) * (-math.log(max_period) / max(half - shift, 1)))
-    angles = t.float()[:, None] * frequencies
+    exponents = -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / max(half - shift, 1)
+    # Kernels differ in the last bit of a float32 exponential, which a time of 999 makes visible; MPS has no float64.
+    frequencies = exponents.to(torch.float32 if t.device.type == "mps" else torch.float64).exp().float()
+    angles = scale * (t.float()[:, None] * frequencies)
     waves = (angles.sin(), angles.cos()) if sine_first else (angles.cos(), angles.sin())
     return F.pad(torch.cat(waves, dim=1), (0, width % 2))
 
