@@ -306,12 +306,13 @@ NetworkConfig = UNetConfig | EncoderConfig | DiTConfig | UViTConfig | SongUNetCo
 class DenoiserConfig:
     """How the network's output becomes E[x0 | x_t]."""
 
-    predicts: Literal["eps", "x0", "v", "score", "flow", "x_prev", "edm"] = "eps"
-    """What the network's output stands for; "edm" is Karras et al.'s preconditioning."""
+    predicts: Literal["eps", "x0", "v", "score", "scaled_score", "flow", "x_prev", "edm"] = "eps"
+    """What the network's output stands for; "scaled_score" is sigma times the score, "edm" Karras et al.'s preconditioning."""
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] = "fixed_large"
     """Reverse variance. The learned ones double the output channels."""
-    time_input: Literal["index", "index_1000", "t", "t_999", "t_1000", "log_sigma", "alpha"] = "index"
-    """What the network is told of the time: the level's index, that index rescaled to 0..1000, t, 999 t, 1000 t, log(sigma)/4, or alpha."""
+    time_input: Literal["index", "index_1000", "nearest", "t", "t_999", "t_1000", "log_sigma", "log_half_sigma", "alpha"] = "index"
+    """What the network is told of the time: the level's index, that index rescaled to 0..1000, the index of the level whose sigma/alpha is
+    nearest (the network then knows no times between the levels), t, 999 t, 1000 t, log(sigma)/4, log(sigma/2), or alpha."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for "edm"."""
 
@@ -366,8 +367,8 @@ class LabelConfig:
 class TimesConfig:
     """Law of the training times."""
 
-    law: Literal["uniform", "importance", "lognormal"] = "uniform"
-    """Uniform; by the second moment of recent losses (Improved DDPM); or log-normal in sigma (EDM)."""
+    law: Literal["uniform", "importance", "lognormal", "loguniform"] = "uniform"
+    """Uniform; by the second moment of recent losses (Improved DDPM); log-normal in sigma (EDM); or uniform in log sigma (VE)."""
     mean: float = -1.2
     """Mean of log sigma, for "lognormal"."""
     std: float = 1.2

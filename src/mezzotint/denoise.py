@@ -5,6 +5,7 @@ Times are float64 and stay on the CPU (they are few); scales are cast to the ima
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -83,13 +84,39 @@ def time_input(schedule: Schedule, t: Tensor, kind: str) -> Tensor:
             raise CapabilityError(f"time input '{kind}' needs a discrete schedule; use t, t_999 or log_sigma")
         index = (schedule.position(t) - 1).clamp_min(0)
         return index if kind == "index" else index * (1000.0 / schedule.steps)
+    if kind == "nearest":
+        return nearest_level(schedule, t).to(torch.float64)
     if kind == "t":
         return t
     if kind in ("t_999", "t_1000"):
         return t * int(kind[2:])
     if kind == "alpha":
         return schedule(t)[0]
+    if kind == "log_half_sigma":
+        return -schedule.half_log_snr(t) - math.log(2)
     return -schedule.half_log_snr(t) / 4
+
+
+def nearest_level(schedule: Schedule, t: Tensor) -> Tensor:
+    """The number n of the level (n + 1) / N whose sigma / alpha is nearest; -1 where no noise at all is nearer.
+
+    Args:
+        schedule: Coordinate of t.
+        t: Times, any shape.
+
+    Returns:
+        In the shape of t, int64.
+
+    Raises:
+        CapabilityError: The schedule has no numbered levels.
+
+    Source: Karras et al. 2022, appendix C.3.2.
+    """
+    if schedule.levels is None:
+        raise CapabilityError("time input 'nearest' needs a discrete schedule; use t, t_999 or log_sigma")
+    known = torch.cat([schedule.levels.new_zeros(1), schedule.levels])
+    ratios, here = (torch.exp(-schedule.half_log_snr(x)) for x in (known, t))
+    return (ratios - here[..., None]).abs().argmin(dim=-1) - 1
 
 
 class Prediction(NamedTuple):
@@ -184,6 +211,11 @@ class NetworkDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
         return self.posterior(self.predict(x_t, t, cond), x_t, t)
+
+    def snap(self, t: Tensor) -> Tensor:
+        if self.config.time_input != "nearest" or self.schedule.levels is None:
+            return t
+        return (nearest_level(self.schedule, t) + 1) / len(self.schedule.levels)
 
 
 class FunctionDenoiser(Denoiser):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mezzotint.schedules import Schedule
 
-Kind = Literal["x0", "eps", "v", "score", "flow"]
+Kind = Literal["x0", "eps", "v", "score", "scaled_score", "flow"]
 
 
 def expand(scale: Tensor, like: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def to_x0(kind: Kind, value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
     """The x0 that a value of another kind stands for, at known x_t.
 
     Args:
-        kind: What ``value`` is: x0, eps, v = alpha eps - sigma x0, score = -eps / sigma, or flow = eps - x0.
+        kind: What ``value`` is: x0, eps, v = alpha eps - sigma x0, score = -eps / sigma, scaled_score = -eps, or flow = eps - x0.
         value: Shaped like x_t.
         x_t: Noisy images ``[b, c, h, w]``.
         alpha: Signal scale ``[b]``, float64.
@@ -51,6 +51,8 @@ def to_x0(kind: Kind, value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
         return value
     if kind == "eps":
         return expand(1 / alpha, x_t) * x_t - expand(sigma / alpha, x_t) * value
+    if kind == "scaled_score":
+        return expand(1 / alpha, x_t) * x_t + expand(sigma / alpha, x_t) * value
     if kind == "v":  # the divisor is 1 where the process preserves variance
         norm = alpha**2 + sigma**2
         return expand(alpha / norm, x_t) * x_t - expand(sigma / norm, x_t) * value
@@ -68,6 +70,8 @@ def from_x0(kind: Kind, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -
     if kind == "score":
         return (expand(alpha, x_t) * x0 - x_t) * expand(1 / sigma**2, x_t)
     eps = (x_t - expand(alpha, x_t) * x0) * expand(1 / sigma, x_t)
+    if kind == "scaled_score":
+        return -eps
     return eps - x0 if kind == "flow" else eps
 
 
@@ -81,6 +85,8 @@ def target(kind: Kind, x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) ->
         return expand(alpha, x0) * eps - expand(sigma, x0) * x0
     if kind == "flow":
         return eps - x0
+    if kind == "scaled_score":
+        return -eps
     return -eps * expand(1 / sigma, x0)
 
 

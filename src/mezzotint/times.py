@@ -140,11 +140,27 @@ class LogNormal(TimeLaw):
         return Times(t=t, weight=torch.ones(n))
 
 
+class LogUniform(TimeLaw):
+    """log(sigma / alpha) is uniform between the ends of the schedule.
+
+    Source: Song et al. 2021, equation 31 (VE: uniform times of a geometric sigma).
+    """
+
+    def __init__(self, schedule: Schedule):
+        super().__init__()
+        self.schedule = schedule
+
+    def draw(self, n: int, noise: Noise) -> Times:
+        u = noise.uniform((n,), name="time", dtype=torch.float64)
+        ends = self.schedule.half_log_snr(torch.tensor([self.schedule.t_min, self.schedule.t_max], dtype=torch.float64))
+        return Times(t=self.schedule.time_of(torch.lerp(ends[0], ends[1], u)), weight=torch.ones(n))
+
+
 def build_law(law: str, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2) -> TimeLaw:
     """The time law of a name on a schedule.
 
     Args:
-        law: "uniform", "importance" or "lognormal".
+        law: "uniform", "importance", "lognormal" or "loguniform".
         schedule: Where the times lie.
         mean: Mean of log sigma, for "lognormal".
         std: Standard deviation of log sigma, for "lognormal".
@@ -155,6 +171,8 @@ def build_law(law: str, schedule: Schedule, *, mean: float = -1.2, std: float = 
     levels = schedule.levels
     if law == "lognormal":
         return LogNormal(schedule, mean, std)
+    if law == "loguniform":
+        return LogUniform(schedule)
     if law == "importance":
         if levels is None:
             raise CapabilityError("importance-sampled times need a discrete schedule; use times.law uniform")

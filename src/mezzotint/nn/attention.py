@@ -67,9 +67,7 @@ class SelfAttention(nn.Module):
     Source: Dhariwal & Nichol 2021, section 3; Vaswani et al. 2017, equation 1.
     """
 
-    def __init__(
-        self, channels: int, heads: int, order: Order, *, norm: Callable[[int], nn.Module] = GroupNorm, scale: float = 1.0
-    ):
+    def __init__(self, channels: int, heads: int, order: Order, *, norm: Callable[[int], nn.Module] = GroupNorm, scale: float = 1.0):
         super().__init__()
         self.scale = scale
         self.heads = heads

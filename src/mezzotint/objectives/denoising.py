@@ -53,6 +53,7 @@ def weight(weighting: str, predicts: str, alpha: Tensor, sigma: Tensor, *, sigma
     }[weighting]
     ratio = {
         "eps": snr,
+        "scaled_score": snr,
         "v": snr + 1,
         "flow": ((alpha + sigma) / sigma) ** 2,
         "score": (alpha / sigma**2) ** 2,

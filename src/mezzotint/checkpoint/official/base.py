@@ -16,6 +16,7 @@ from mezzotint.configs import (
     ObjectiveConfig,
     PixelConfig,
     ScheduleConfig,
+    TimesConfig,
 )
 from mezzotint.errors import CheckpointError
 
@@ -32,6 +33,7 @@ class OfficialModel:
         schedule: The noise levels that the model was trained with.
         denoiser: What its output stands for.
         objective: The training loss; its weight of the bound is the official one over all levels, without respacing.
+        times: The law of the training times.
         respacing: The official respacing rule, such as "250" or "ddim25"; empty: every level.
         size: Side of what the network sees, in pixels: images, or the latents of a codec. 0: not known.
         label: Class conditioning; None: unconditional.
@@ -45,6 +47,7 @@ class OfficialModel:
     schedule: ScheduleConfig
     denoiser: DenoiserConfig
     objective: ObjectiveConfig = field(default_factory=DenoisingConfig)
+    times: TimesConfig = field(default_factory=TimesConfig)
     respacing: str = ""
     size: int = 0
     label: LabelConfig | None = None
