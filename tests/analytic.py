@@ -78,7 +78,7 @@ class QuickNoise(Noise):
 
 
 class UnitNoise(Noise):
-    """Draw k of a run is a unit vector in the rows that belong to it and zero in all others."""
+    """Draw k of a run is a unit vector in the rows that belong to it and zero in all others; with one row a draw, all ones there."""
 
     def __init__(self, rows: int, first: int, size: int):
         super().__init__(0, range(rows))
@@ -90,9 +90,8 @@ class UnitNoise(Noise):
     def _draw(self, law, shape, name, dtype, device):
         out = torch.zeros(tuple(shape), dtype=dtype)
         start = self.first + self.taken * self.size
-        rows = torch.arange(self.size)
         if start < len(out):
-            out[start + rows, rows] = 1.0
+            out[start : start + self.size] = torch.eye(self.size, dtype=dtype) if self.size > 1 else 1.0
         self.taken += 1
         return out
 
@@ -104,7 +103,9 @@ def marginal(world: World, schedule: Schedule, t: float) -> tuple[Tensor, Tensor
     return alpha * mean, alpha**2 * cov + sigma**2 * torch.eye(len(cov), dtype=F64)
 
 
-def reached(denoiser: Denoiser, sampler: Sampler, plan: Plan, mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+def reached(
+    denoiser: Denoiser, sampler: Sampler, plan: Plan, mean: Tensor, cov: Tensor, *, diagonal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Exact mean and covariance of the samples in a Gaussian world, where every step is affine in x and in its noise.
 
     The response to the start and to each draw is read off from rows that are disturbed in one number each.
@@ -114,16 +115,19 @@ def reached(denoiser: Denoiser, sampler: Sampler, plan: Plan, mean: Tensor, cov:
         sampler: What is tested.
         plan: Its times.
         mean: Mean of the start, ``[d]``.
-        cov: Covariance of the start, ``[d, d]``.
+        cov: Covariance of the start, ``[d, d]``, or variances ``[d]``.
+        diagonal: The directions do not mix, and are disturbed together; variances ``[d]`` are returned.
     """
-    size = len(mean)
+    size = 1 if diagonal else len(mean)
     probe = UnitNoise(1, 1, size)
     sample(denoiser, sampler, plan, mean[None], noise=probe)
-    x = mean.expand(1 + size * (1 + probe.taken), size).clone()
-    x[1 : 1 + size] += torch.eye(size, dtype=F64)
+    x = mean.expand(1 + size * (1 + probe.taken), len(mean)).clone()
+    x[1 : 1 + size] += 1.0 if diagonal else torch.eye(size, dtype=F64)
     out = sample(denoiser, sampler, plan, x, noise=UnitNoise(len(x), 1 + size, size)).x
     away = out[1:] - out[0]
     start, draws = away[:size], away[size:]
+    if diagonal:
+        return out[0], start[0] ** 2 * cov + draws.square().sum(0)
     return out[0], start.T @ cov @ start + draws.T @ draws
 
 

@@ -81,8 +81,8 @@ def test_learned_range_lies_between_the_bounds_of_the_pair(rule) -> None:
 
 
 def test_a_learned_variance_holds_for_its_own_steps_only() -> None:
-    t, s, t_up = chain(LINEAR)
-    log_var = torch.full((len(t), 1, 2, 2), -3.0, dtype=F64)
+    _, s, _ = chain(LINEAR)
+    log_var = torch.full((len(s), 1, 2, 2), -3.0, dtype=F64)
     k, *_ = kernel("learned", log_var=log_var, s=s)
     assert torch.equal(k.log_var, log_var)
     with pytest.raises(CapabilityError, match="holds for its own steps only"):

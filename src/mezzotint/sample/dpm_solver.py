@@ -15,6 +15,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -59,12 +60,12 @@ class Leg:
     data: bool
     eta: float = 0.0
 
-    @property
+    @cached_property
     def lam(self) -> Tensor:
         """lambda at t."""
         return self.schedule.half_log_snr(self.t)
 
-    @property
+    @cached_property
     def h(self) -> Tensor:
         """lambda_s - lambda_t; infinite to t = 0 and from pure noise."""
         return self.schedule.half_log_snr(self.s) - self.lam
@@ -153,13 +154,15 @@ class _Exponential(Sampler):
         """Where to start, if that is not at ``schedule.t_max``.
 
         Raises:
-            CapabilityError: eps says nothing at pure noise.
+            CapabilityError: eps says nothing at pure noise, and a step size in lambda has no start there.
         """
         if t_start is None and self.clip_lambda is not None:
             t_start = clipped_start(schedule, self.clip_lambda)
         alpha = schedule(torch.as_tensor(schedule.t_max if t_start is None else t_start, dtype=torch.float64))[0]
         if not self.data and not bool((alpha > 0).all()):
             raise CapabilityError("variant 'noise' cannot start from pure noise; use variant=++, or start below it")
+        if self.adaptive and not bool((alpha > 0).all()):
+            raise CapabilityError("dpm_solver_adaptive cannot start from pure noise; set clip_lambda=-5, or start below it")
         return t_start
 
 

@@ -394,7 +394,9 @@ class AdaptiveODE(Sampler):
 
         z = expand(1 / line.scale(t), x_t) * x_t
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=x_t.device)
-        z = self._odeint(slope, z, ends, rtol=self.rtol, atol=self.atol, method=self.method)[-1]
+        # A step must end at the end: one that passes it would ask for times below 0.
+        options = {"step_t": ends[1:]}
+        z = self._odeint(slope, z, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
         return expand(line.scale(s), z) * z
 
 

@@ -1,0 +1,94 @@
+"""Every sampler in worlds whose denoiser, classifier and moments are known exactly. A sampler that is registered is tested."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.analytic import F64, GAUSSIAN, MIXTURE, SCHEDULES, ExactClassifier, QuickNoise, denoiser_of, marginal, quasi_normal, reached
+
+from mezzotint.errors import CapabilityError
+from mezzotint.guidance import Classifier
+from mezzotint.registry import build, names
+from mezzotint.sample.base import Sampler
+from mezzotint.sample.loop import sample
+from mezzotint.schedules import build_schedule
+from mezzotint.types import Plan
+
+# Beside the default settings of each name. A name of a colleague's that is not here is tested with its defaults alone.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "ancestral": ("ancestral", "ancestral,variance=fixed_large", "ancestral,variance=optimal"),
+    "ddim": ("ddim", "ddim,eta=0.5", "ddim,eta=1"),
+    "ddim_inversion": (),  # leads from images to noise; see test_ancestral
+    "euler": ("euler", "euler,coordinate=t"),
+    "dpm_solver": ("dpm_solver", "dpm_solver,eta=1", "dpm_solver,variant=noise,method=singlestep,order=3"),
+    "ode": ("ode,norm=batch",),
+    # Two dimensions are few for a step size from the norms of one image: now and then the score is near zero.
+    "predictor_corrector": ("predictor_corrector,norm=batch",),
+}
+# Samplers that choose their own times, and what makes them finer.
+COARSE_FINE = {"ode": (",rtol=1e-2,atol=1e-2", ",rtol=1e-4,atol=1e-4"), "dpm_solver_adaptive": ("", ",rtol=5e-4,atol=8e-5")}
+CHOSEN = [text for name in names("sampler") for text in SETTINGS.get(name, (name,))]
+# Whose steps are not affine in x and the noise, so that moments need many samples.
+NOT_AFFINE = {"predictor_corrector"}
+AFFINE = [text for text in CHOSEN if text.split(",")[0] not in NOT_AFFINE]
+
+
+def planned(text: str, schedule, steps: int, *, fine: bool = False) -> tuple[Sampler, Plan]:
+    """A sampler with a plan in log-SNR, or, where it chooses its own times, with the plan that it makes by itself."""
+    name = text.split(",")[0]
+    if name in COARSE_FINE:
+        sampler = build("sampler", text + COARSE_FINE[name][fine])
+        return sampler, sampler.plan(schedule)
+    sampler = build("sampler", text)
+    return sampler, sampler.plan(schedule, steps=steps, spacing="logsnr")
+
+
+@pytest.mark.parametrize("name", ["linear", "ve", "flow"])
+@pytest.mark.parametrize("text", AFFINE)
+def test_the_moments_of_a_gaussian_become_exact_as_steps_grow(text, name) -> None:
+    schedule = build_schedule(SCHEDULES[name])
+    denoiser = denoiser_of(GAUSSIAN, schedule, var=True)
+    exact_mean, exact_cov = GAUSSIAN.moments()
+    start = marginal(GAUSSIAN, schedule, schedule.t_max)
+    errors = []
+    for steps, fine in ((20, False), (60, True)):
+        try:
+            sampler, plan = planned(text, schedule, steps, fine=fine)
+        except CapabilityError as error:
+            assert name == "flow" and "cannot start from pure noise" in str(error)
+            return
+        mean, cov = reached(denoiser, sampler, plan, *start)
+        errors.append(max((mean - exact_mean).abs().max().item(), (cov - exact_cov).abs().max().item()))
+    assert errors[1] < 0.11, errors
+    assert errors[1] < 0.5 * errors[0] or errors[1] < 2e-3, errors
+
+
+N = 1024
+START = quasi_normal(N, 2)
+
+
+@pytest.mark.parametrize("text", CHOSEN)
+def test_a_mixture_is_reached(text) -> None:
+    schedule = build_schedule(SCHEDULES["linear"])
+    sampler, plan = planned(text, schedule, 100, fine=True)
+    x = sample(denoiser_of(MIXTURE, schedule, var=True), sampler, plan, START, noise=QuickNoise(N)).x
+    mean, cov = MIXTURE.moments()
+    error = 4 * (cov.diag() / N).sqrt() if sampler.stochastic else torch.full((2,), 0.04, dtype=F64)
+    assert bool(((x.mean(0) - mean).abs() < error).all()), x.mean(0)
+    torch.testing.assert_close(x.T.cov(), cov, rtol=0, atol=0.09)
+    # the whole law: shares of the components, told apart by the exact classifier
+    shares = MIXTURE.log_prob(x, 1.0, 1e-3).exp().mean(0)
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.2], dtype=F64), rtol=0, atol=0.06)
+
+
+@pytest.mark.parametrize("text", CHOSEN)
+def test_the_exact_classifier_guides_to_the_exact_conditional(text) -> None:
+    schedule = build_schedule(SCHEDULES["linear"])
+    sampler, plan = planned(text, schedule, 100, fine=True)
+    inner = denoiser_of(MIXTURE, schedule, var="optimal" in text)
+    inner.accepts = frozenset()
+    denoiser = Classifier(inner, ExactClassifier(MIXTURE, schedule), scale=1.0)
+    cond = {"label": torch.ones(N, dtype=torch.long)}
+    x = sample(denoiser, sampler, plan, START, cond=cond, noise=QuickNoise(N)).x
+    torch.testing.assert_close(x.mean(0), torch.tensor([0.8, 0.9], dtype=F64), rtol=0, atol=0.04)
+    torch.testing.assert_close(x.T.cov(), 0.25**2 * torch.eye(2, dtype=F64), rtol=0, atol=0.013)
