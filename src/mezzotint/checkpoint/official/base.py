@@ -41,6 +41,7 @@ class OfficialModel:
         clip: Whether the official sampler clips x0 to [-1, 1]; latents are not clipped.
         assumed: Facts that neither the shapes nor the file name tell, by the name of the setting, such as "heads": a usual value stands
             in for them. Facts that only training needs are not listed.
+        published: Name of the published model that it was taken for; empty: none.
     """
 
     net: NetworkConfig
@@ -54,6 +55,7 @@ class OfficialModel:
     codec: CodecConfig = field(default_factory=PixelConfig)
     clip: bool = True
     assumed: tuple[str, ...] = ()
+    published: str = ""
 
 
 def check_names(found: Iterable[str], wanted: Iterable[str], what: str) -> None:

@@ -2,29 +2,39 @@
 
 Official constructor arguments become a config (``unet_from_arguments``, ``superres_from_arguments``, ``encoder_from_arguments``), script
 flags a whole description (``model_from_script_flags``, ``classifier_from_script_flags``), state dicts are renamed by ``to_ours`` and
-``to_official``. Flags that are left out have the official defaults.
+``to_official``. Flags that are left out have the official defaults. ``recognise`` reads the architecture off a state dict; what shapes
+cannot tell comes from the published model of the same shapes, and where several have them, from the file name.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any, Literal
 
 from torch import Tensor
 
 from mezzotint.checkpoint.official.base import OfficialModel as OfficialModel
-from mezzotint.checkpoint.official.base import check_names
+from mezzotint.checkpoint.official.base import Shapes, check_names, labels_of_rows
 from mezzotint.configs import (
+    ClassifyConfig,
     DenoiserConfig,
     DenoisingConfig,
     DiscreteConfig,
     EncoderConfig,
+    NetworkConfig,
     UNetConfig,
     VLBConfig,
 )
 from mezzotint.errors import ConfigError, unknown
 
+NAME = "guided_diffusion"
 Family = Literal["guided_diffusion", "improved_diffusion"]
+Resampling = Literal["conv", "pool", "block"]
+Pool = Literal["adaptive", "attention", "spatial", "spatial_v2"]
 
 NUM_CLASSES = 1000
 """Classes of every class-conditional official model."""
@@ -101,6 +111,82 @@ _CLASSIFIER: Mapping[str, Any] = {
     "classifier_resblock_updown": True,
     "classifier_pool": "attention",
 }
+
+_ADM: Mapping[str, Any] = {
+    "class_cond": True,
+    "learn_sigma": True,
+    "resblock_updown": True,
+    "attention_resolutions": "32,16,8",
+    "num_channels": 256,
+    "num_head_channels": 64,
+    "timestep_respacing": "250",
+}
+_ADM_LSUN: Mapping[str, Any] = {**_ADM, "image_size": 256, "class_cond": False, "dropout": 0.1}
+_ADM_UP: Mapping[str, Any] = {**_ADM, "num_channels": 192}
+_IMPROVED: Mapping[str, Any] = {"learn_sigma": True, "num_res_blocks": 3, "diffusion_steps": 4000, "noise_schedule": "cosine"}
+_IMPROVED_CIFAR: Mapping[str, Any] = {**_IMPROVED, "image_size": 32, "dropout": 0.3}
+_AS_THEY_ARE: Mapping[str, Any] = {"rescale_learned_sigmas": False, "rescale_timesteps": False}
+_IMPROVED_LSUN: Mapping[str, Any] = {
+    "image_size": 256,
+    "learn_sigma": True,
+    "num_heads": 1,
+    "use_scale_shift_norm": False,
+    "attention_resolutions": "16",
+    **_AS_THEY_ARE,
+}
+PUBLISHED: Mapping[str, tuple[Family, Mapping[str, Any]]] = {
+    "64x64_diffusion": (
+        "guided_diffusion",
+        {
+            **_ADM,
+            "num_channels": 192,
+            "num_res_blocks": 3,
+            "dropout": 0.1,
+            "use_new_attention_order": True,
+            "noise_schedule": "cosine",
+        },
+    ),
+    "128x128_diffusion": ("guided_diffusion", {**_ADM, "image_size": 128, "num_head_channels": -1}),
+    "256x256_diffusion": ("guided_diffusion", {**_ADM, "image_size": 256}),
+    "256x256_diffusion_uncond": ("guided_diffusion", {**_ADM, "image_size": 256, "class_cond": False}),
+    "512x512_diffusion": ("guided_diffusion", {**_ADM, "image_size": 512}),
+    "64_256_upsampler": ("guided_diffusion", {**_ADM_UP, "large_size": 256, "small_size": 64, "num_head_channels": -1}),
+    "128_512_upsampler": (
+        "guided_diffusion",
+        {**_ADM_UP, "large_size": 512, "small_size": 128, "attention_resolutions": "32,16"},
+    ),
+    "lsun_bedroom": ("guided_diffusion", _ADM_LSUN),
+    "lsun_cat": ("guided_diffusion", _ADM_LSUN),
+    "lsun_horse": ("guided_diffusion", _ADM_LSUN),
+    "lsun_horse_nodropout": ("guided_diffusion", {**_ADM_LSUN, "dropout": 0.0}),
+    "64x64_classifier": ("guided_diffusion", {"classifier_depth": 4, "noise_schedule": "cosine"}),
+    "128x128_classifier": ("guided_diffusion", {"image_size": 128, "classifier_depth": 2}),
+    "256x256_classifier": ("guided_diffusion", {"image_size": 256, "classifier_depth": 2}),
+    "512x512_classifier": ("guided_diffusion", {"image_size": 512, "classifier_depth": 2}),
+    "cifar10_uncond_50M_500K": ("improved_diffusion", _IMPROVED_CIFAR),
+    "cifar10_uncond_vlb_50M_500K": ("improved_diffusion", {**_IMPROVED_CIFAR, "use_kl": True}),
+    "imagenet64_uncond_100M_1500K": ("improved_diffusion", _IMPROVED),
+    "imagenet64_uncond_vlb_100M_1500K": ("improved_diffusion", {**_IMPROVED, "use_kl": True}),
+    "imagenet64_cond_270M_250K": (
+        "improved_diffusion",
+        {**_IMPROVED, **_AS_THEY_ARE, "num_channels": 192, "class_cond": True},
+    ),
+    "upsample_cond_500K": (
+        "improved_diffusion",
+        {
+            "large_size": 256,
+            "small_size": 64,
+            "num_channels": 192,
+            "learn_sigma": True,
+            "class_cond": True,
+            "diffusion_steps": 4000,
+            **_AS_THEY_ARE,
+        },
+    ),
+    "lsun_uncond_100M_1200K_bs128": ("improved_diffusion", _IMPROVED_LSUN),
+    "lsun_uncond_100M_2400K_bs64": ("improved_diffusion", _IMPROVED_LSUN),
+}
+"""File name without its ending -> family and script flags of every published model."""
 
 
 def _filled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,6 +344,152 @@ def classifier_from_script_flags(flags: Mapping[str, Any]) -> OfficialModel:
         }
     )
     return OfficialModel(net=net, size=size, **process_from_flags(full))
+
+
+def recognise(shapes: Shapes, filename: str = "") -> OfficialModel | None:
+    """Reads the architecture off a state dict.
+
+    Heads, layout of attention and the noise process show in no shape. They are those of the published model of these shapes; published
+    models that share their shapes differ only in what training alone needs, and are told apart by the file name.
+
+    Args:
+        shapes: Name -> shape.
+        filename: Name of the file.
+
+    Returns:
+        The model, or None where it is of another family.
+    """
+    try:
+        found = _net_of(shapes)
+    except (KeyError, IndexError, ZeroDivisionError):  # a tensor that the architecture is read from is missing or has another rank
+        return None
+    if found is None:
+        return None
+    net, assumed = found
+    label, unsure = (None, ()) if isinstance(net, EncoderConfig) else labels_of_rows(net.num_classes, 0.1, null=False)
+    alike = {name: model for name in PUBLISHED if _visible((model := published(name)).net) == _visible(net)}
+    if alike:
+        name = max((name for name in alike if name in filename), key=len, default=next(iter(alike)))
+        return replace(alike[name], label=label, published=name)
+    learned = isinstance(net, UNetConfig) and net.out_channels == 2 * net.in_channels
+    size = net.image_size[0] if isinstance(net, EncoderConfig) else _SIZE_OF.get(net.mults, 0)
+    assumed += ("heads", "attention_order", "schedule", "time_input")
+    return OfficialModel(
+        net=net,
+        schedule=DiscreteConfig(),
+        denoiser=DenoiserConfig(variance="learned_range" if learned else "fixed_large"),
+        objective=ClassifyConfig() if isinstance(net, EncoderConfig) else DenoisingConfig(),
+        size=size,
+        label=label,
+        assumed=assumed + (() if size else ("size",)) + unsure,
+    )
+
+
+@cache
+def published(name: str) -> OfficialModel:
+    """A published model by the name of its file, without the ending.
+
+    Raises:
+        ConfigError: There is no such model.
+    """
+    if name not in PUBLISHED:
+        raise unknown("published model", name, PUBLISHED)
+    family, flags = PUBLISHED[name]
+    if name.endswith("classifier"):
+        return replace(classifier_from_script_flags(flags), objective=ClassifyConfig())
+    return model_from_script_flags(flags, family=family)
+
+
+_SIZE_OF: Mapping[tuple[float, ...], int] = {mults: size for size, mults in _MULTS.items()}
+
+
+def _visible(net: NetworkConfig) -> NetworkConfig:
+    """A network without the settings that its shapes do not show."""
+    if isinstance(net, UNetConfig):
+        net = replace(net, heads_up=None)
+    if isinstance(net, UNetConfig | EncoderConfig):
+        return replace(net, heads=1, head_channels=None, attention_order="legacy", dropout=0.0, checkpointing=False)
+    return net
+
+
+def _net_of(shapes: Shapes) -> tuple[UNetConfig | EncoderConfig, tuple[str, ...]] | None:
+    """The network of a state dict, and the names of what is assumed."""
+    if not {"time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.1.qkv.weight"} <= shapes.keys():
+        return None
+    encoder = not any(name.startswith("output_blocks.") for name in shapes)
+    resample, cuts = _levels(shapes, encoder=encoder)
+    levels, blocks = cuts[0]
+    width, in_channels = shapes["time_embed.0.weight"][1], shapes["input_blocks.0.0.weight"][1]
+    widths = [_width(shapes, level * (blocks + 1) + 1) for level in range(levels)]
+    attention = tuple(2**level for level in range(levels) if f"input_blocks.{level * (blocks + 1) + 1}.1.qkv.weight" in shapes)
+    shared: dict[str, Any] = {
+        "width": width,
+        "mults": tuple(w / width for w in widths),
+        "blocks": blocks,
+        "attention": attention,
+        "scale_shift": shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * widths[0],
+        "resample": resample,
+    }
+    assumed = () if len(cuts) == 1 else ("mults",)
+    if encoder:
+        pool, classes = _pool(shapes)
+        side = _SIZE_OF.get(shared["mults"], 0)
+        if pool == "attention":
+            side = math.isqrt(shapes["out.2.positional_embedding"][1] - 1) * 2 ** (levels - 1)
+        net = EncoderConfig(in_channels=in_channels, out_channels=classes, image_size=(side, side), pool=pool, **shared)
+        return net, assumed
+    out_channels = shapes["out.2.weight"][0]
+    rows = shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None
+    # As many channels in as out for gray or colour images with a learned variance, or half as many out, means a second image beside x.
+    superres = in_channels == 2 * out_channels or in_channels == out_channels in (2, 6)
+    channels = in_channels // 2 if superres else in_channels
+    low = channels if superres else 0
+    heads = 4 if all(w % 4 == 0 for w in widths) else 1
+    return UNetConfig(
+        in_channels=channels, out_channels=out_channels, low_res_channels=low, num_classes=rows, heads=heads, **shared
+    ), assumed
+
+
+def _width(shapes: Shapes, index: int) -> int:
+    return shapes[f"input_blocks.{index}.0.out_layers.3.weight"][0]
+
+
+def _levels(shapes: Shapes, *, encoder: bool) -> tuple[Resampling, list[tuple[int, int]]]:
+    """How resolutions change, and the possible pairs of (levels, blocks a level), the likeliest first."""
+    total = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("input_blocks."))
+    convs = [i for i in range(total) if f"input_blocks.{i}.0.op.weight" in shapes]
+    gaps = [i for i in range(1, total) if f"input_blocks.{i}.0.in_layers.0.weight" not in shapes and i not in convs]
+    if convs or gaps:
+        levels = len(convs or gaps) + 1
+        return "conv" if convs else "pool", [(levels, total // levels - 1)]
+    if not encoder:
+        ups = [name for name in shapes if re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.0\.weight", name)]
+        return "block", [(len(ups) + 1, total // (len(ups) + 1) - 1)]
+
+    def fits(blocks: int) -> bool:
+        """Whether each level has one width and attention in all blocks or none, and halves without either changing."""
+        for start in range(1, total, blocks + 1):
+            level = range(start, start + blocks)
+            down = start + blocks
+            told = {(_width(shapes, i), f"input_blocks.{i}.1.qkv.weight" in shapes) for i in level}
+            if len(told) > 1 or any(f"input_blocks.{i}.0.skip_connection.weight" in shapes for i in level[1:]):
+                return False
+            if down < total and (f"input_blocks.{down}.1.qkv.weight" in shapes or _width(shapes, down) != _width(shapes, start)):
+                return False
+        return True
+
+    cuts = [(total // (blocks + 1), blocks) for blocks in range(1, total) if total % (blocks + 1) == 0 and fits(blocks)]
+    official = [cut for cut in cuts if cut[0] in {len(mults) for mults in _MULTS.values()}]
+    return "block", official or cuts
+
+
+def _pool(shapes: Shapes) -> tuple[Pool, int]:
+    """The pooling of a classifier, and its number of classes."""
+    if "out.2.positional_embedding" in shapes:
+        return "attention", shapes["out.2.c_proj.weight"][0]
+    if len(shapes["out.0.weight"]) == 1:
+        return "adaptive", shapes["out.3.weight"][0]
+    return ("spatial_v2", shapes["out.3.weight"][0]) if "out.3.weight" in shapes else ("spatial", shapes["out.2.weight"][0])
 
 
 _RESIDUAL = {"norm1": "in_layers.0", "conv1": "in_layers.2", "embed": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3"}
