@@ -184,7 +184,9 @@ class SongUNet(Backbone):
 
     def _walk(self, x: Tensor, time_input: Tensor, cond: Cond) -> Iterator[tuple[str, Tensor]]:
         self._check(cond)
-        told = [embed(cond[name]) for name, embed in (("label", self.label_embed), ("augment", self.augment_embed)) if embed and name in cond]
+        told = [
+            embed(cond[name]) for name, embed in (("label", self.label_embed), ("augment", self.augment_embed)) if embed and name in cond
+        ]
         embedding = F.silu(self.time_embed(time_input, cast(Tensor, sum(told)) if told else None))
         h = side = x.to(self.stem.weight.dtype)
         h = self.stem(h)

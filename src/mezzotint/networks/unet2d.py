@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -153,9 +152,7 @@ class UNet2D(Backbone):
             return SelfAttention(channels, self._heads(channels), "new", norm=self._norm)
         if channels % GROUPS:
             raise ConfigError(f"progressive networks need attention at widths that {GROUPS} divides, not at {channels}")
-        return SelfAttention(
-            channels, self._heads(channels), "new", norm=lambda c: GroupNorm(c, GROUPS, eps=self.config.eps), scale=SCALE
-        )
+        return SelfAttention(channels, self._heads(channels), "new", norm=lambda c: GroupNorm(c, GROUPS, eps=self.config.eps), scale=SCALE)
 
     def _middle(self, channels: int) -> Middle:
         config = self.config
