@@ -27,6 +27,7 @@ def untrained(
     classes: tuple[str, ...] = (),
     bits: Literal[8, 16] = 8,
     steps: int = 6,
+    width: int = 8,
     mults: tuple[float, ...] = (1, 1),
 ) -> Path:
     """Saves a small model with random weights, those that start at zero included."""
@@ -34,7 +35,7 @@ def untrained(
     recipe = Recipe(
         name="plain",
         task="generate",
-        net=UNetConfig(width=8, mults=mults, blocks=1, attention=()),
+        net=UNetConfig(width=width, mults=mults, blocks=1, attention=()),
         schedule=DiscreteConfig(betas="linear", steps=1000),
         objective=DenoisingConfig(),
         label=LabelConfig(drop=0.1) if classes else None,

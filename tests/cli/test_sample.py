@@ -50,12 +50,8 @@ def test_one_png_an_image_a_grid_and_a_manifest(mezzotint, plain_model):
 
 
 def test_python_gives_the_same_images(mezzotint, plain_model):
-    assert (
-        mezzotint(
-            "sample", plain_model, "--classes", "7=2,ant=1", "--seed", 3, "--sampler", "ddim,eta=0.5", "--steps", 4, "--out", "s"
-        ).code
-        == 0
-    )
+    how = ["--seed", 3, "--sampler", "ddim,eta=0.5", "--steps", 4]
+    assert mezzotint("sample", plain_model, "--classes", "7=2,ant=1", *how, "--out", "s").code == 0
     model = package.load(plain_model)
     assert isinstance(model, Model)
     images = model.pixels(model.sample(classes={"7": 2, "ant": 1}, seed=3, sampler="ddim,eta=0.5", steps=4))
@@ -89,8 +85,9 @@ def test_guidance_composes_in_any_order(mezzotint, digits_run, classifier_run):
     assert held["guidance_models"] == {str(classifier_run): hashlib.sha256(file.read_bytes()).hexdigest()}
     plain = mezzotint("sample", digits_run, "--classes", "3=2,8=2", "--out", "c")
     assert plain.code == 0
-    pictures = [Path(name, "000003.png").read_bytes() for name in "abc"]
-    assert len({hashlib.sha256(read_png(Path(name, "000003.png")).tobytes()).digest() for name in "ac"}) == 2, pictures
+    plain_pixels = read_png(Path("c/000003.png"))
+    assert not np.array_equal(read_png(Path("a/000003.png")), plain_pixels)
+    assert not np.array_equal(read_png(Path("b/000003.png")), plain_pixels)
 
 
 def test_choice_of_weights(mezzotint, refused, digits_run):
@@ -348,10 +345,9 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(refused, mezzotint, plai
 
 
 def test_redo_makes_the_same_image(mezzotint, refused, digits_run, classifier_run):
-    guidance = ["--guidance", "cfg,scale=2", "--guidance", f"classifier,model={classifier_run},scale=2"]
-    assert (
-        mezzotint("sample", digits_run, "--classes", "3=2,8=3", *guidance, "--seed", 9, "--exact", "--ema", "off", "--out", "s").code == 0
-    )
+    how = ["--guidance", "cfg,scale=2", "--guidance", f"classifier,model={classifier_run},scale=2"]
+    how += ["--seed", 9, "--exact", "--ema", "off"]
+    assert mezzotint("sample", digits_run, "--classes", "3=2,8=3", *how, "--out", "s").code == 0
     said = mezzotint("redo", "s/000003.png", "--out", "again.png")
     assert said.code == 0
     assert said.out == ["s/000003.png: image 3 made again, equal in all pixels; written to again.png"]
