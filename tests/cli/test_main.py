@@ -175,6 +175,7 @@ def test_list_shows_all_names_with_their_settings(mezzotint):
 
 def test_demo_hands_on_its_arguments(mezzotint, monkeypatch):
     from mezzotint.cli import demo
+
     seen = []
     monkeypatch.setattr(demo, "run", lambda out, *, seed, check: seen.append((out, seed, check)) or 1)
     assert mezzotint("demo", "--out", "d", "--check", "--seed", "3").code == 1
