@@ -143,5 +143,6 @@ def shifted(
     eps = from_x0("eps", x0 if recompute_eps else posterior.mean, x_t, alpha, sigma)
     if posterior.score_shift is not None:
         eps = eps - expand(sigma, x_t) * posterior.score_shift
-        x0 = to_x0("eps", eps, x_t, alpha, sigma)
+        # Pure noise says nothing of x0, so that no shift of eps can move it there.
+        x0 = torch.where(expand(alpha > 0, x_t).bool(), to_x0("eps", eps, x_t, alpha, sigma), x0)
     return x0, eps
