@@ -132,7 +132,13 @@ def recognise(shapes: Shapes, filename: str = "") -> OfficialModel | None:
         },
         {"timestep_respacing": "250", "learn_sigma": learned},
     )
-    return replace(model, label=label, assumed=(() if width in heads else ("heads",)) + assumed)
+    known = model.size in (32, 64) and model.net == config_from_arguments({"input_size": model.size})
+    return replace(
+        model,
+        label=label,
+        assumed=(() if width in heads else ("heads",)) + assumed,
+        published=f"DiT-XL-2-{8 * model.size}x{8 * model.size}" if known else "",
+    )
 
 
 def _layers(config: DiTConfig) -> Iterable[tuple[str, str]]:

@@ -36,6 +36,24 @@ HEADS: Mapping[int, int] = {512: 8, 768: 12, 1024: 16, 1152: 16}
 TEXT_TOKENS = 77
 COCO_SCALE = 0.23010
 
+_SMALL: Mapping[str, Any] = {"patch_size": 2, "embed_dim": 512, "depth": 12, "num_heads": 8}
+_LARGE: Mapping[str, Any] = {"embed_dim": 1024, "depth": 20, "num_heads": 16}
+_HUGE: Mapping[str, Any] = {"embed_dim": 1152, "depth": 28, "num_heads": 16, "conv": False}
+_COCO: Mapping[str, Any] = {**_SMALL, "img_size": 32, "in_chans": 4, "num_clip_token": TEXT_TOKENS}
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "cifar10_uvit_small": {**_SMALL, "img_size": 32},
+    "celeba64_uvit_small": {**_SMALL, "img_size": 64, "patch_size": 4},
+    "imagenet64_uvit_mid": {"img_size": 64, "patch_size": 4, "depth": 16, "num_classes": 1000},
+    "imagenet64_uvit_large": {**_LARGE, "img_size": 64, "patch_size": 4, "num_classes": 1000},
+    "imagenet256_uvit_large": {**_LARGE, "img_size": 32, "patch_size": 2, "in_chans": 4, "num_classes": 1001},
+    "imagenet256_uvit_huge": {**_HUGE, "img_size": 32, "patch_size": 2, "in_chans": 4, "num_classes": 1001},
+    "imagenet512_uvit_large": {**_LARGE, "img_size": 64, "patch_size": 4, "in_chans": 4, "num_classes": 1001},
+    "imagenet512_uvit_huge": {**_HUGE, "img_size": 64, "patch_size": 4, "in_chans": 4, "num_classes": 1001},
+    "mscoco_uvit_small": _COCO,
+    "mscoco_uvit_small_deep": {**_COCO, "depth": 16},
+}
+"""File name without its ending -> constructor arguments of every published model."""
+
 _ARGUMENTS: Mapping[str, Any] = {
     "img_size": 224,
     "patch_size": 16,
@@ -90,7 +108,7 @@ def config_from_arguments(arguments: Mapping[str, Any]) -> UViTConfig:
 
 
 def describe(net: UViTConfig) -> OfficialModel:
-    """The model of a network, with the noise process of the published model of its kind.
+    """The model of a network, with the noise process of the published models of its kind.
 
     Models of images, and the large ones of latents, know a continuum of times; the huge ones (without a convolution) and the one with
     text tokens were trained on Stable Diffusion's levels.
@@ -107,10 +125,9 @@ def describe(net: UViTConfig) -> OfficialModel:
         codec = VAELatentConfig(scale=COCO_SCALE if text else None)
         if huge or text:
             schedule, time_input = DiscreteConfig(betas="scaled_linear"), "t_1000"
-    if latent and not text and net.width not in (1024, 1152):
-        assumed = ("schedule", *assumed)
-    if net.width not in HEADS:
-        assumed = ("heads", *assumed)
+    alike = [name for name, given in PUBLISHED.items() if replace(config_from_arguments(given), checkpointing=net.checkpointing) == net]
+    if not alike:
+        assumed = (*(() if net.width in HEADS else ("heads",)), "schedule", *assumed)
     return OfficialModel(
         net=net,
         schedule=schedule,
@@ -120,6 +137,7 @@ def describe(net: UViTConfig) -> OfficialModel:
         codec=codec,
         clip=False,
         assumed=assumed,
+        published=alike[0] if alike else "",
     )
 
 
@@ -131,8 +149,8 @@ def recognise(shapes: Shapes, filename: str = "") -> OfficialModel | None:
         filename: Not used; it makes the call that of other families.
 
     Returns:
-        The model, or None where it is of another family. The number of heads is known for the published widths, and assumed for
-        others; so is the number of text tokens other than 77.
+        The model, or None where it is of another family. The number of heads is known for the published widths, the schedule for the
+        published models; for others they are assumed, as is a number of text tokens other than 77.
     """
     patches, positions = shapes.get("patch_embed.proj.weight", ()), shapes.get("pos_embed", ())
     hidden, decoder = shapes.get("mid_block.mlp.fc1.weight", ()), shapes.get("decoder_pred.weight", ())
