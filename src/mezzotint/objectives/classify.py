@@ -47,8 +47,10 @@ class Classify(Objective):
         x0, label = batch.images, batch.label
         if label is None:
             raise DataError("a classifier needs labels; use class folders or an .npz with arr_1")
-        if int(label.max()) >= self.num_classes:
-            raise DataError(f"label {int(label.max())} is out of range for {self.num_classes} classes; check the class map")
+        low, high = (int(value) for value in label.aminmax())
+        if low < 0 or high >= self.num_classes:
+            bad = low if low < 0 else high
+            raise DataError(f"label {bad} is out of range for {self.num_classes} classes; check the class map")
         if self.config.noised:
             times = self.law.draw(len(x0), noise)
             eps = noise.normal(tuple(x0.shape), name="eps", dtype=x0.dtype, device=x0.device)

@@ -54,7 +54,7 @@ def weight(weighting: str, predicts: str, alpha: Tensor, sigma: Tensor, *, sigma
     ratio = {
         "eps": snr,
         "scaled_score": snr,
-        "v": snr + 1,
+        "v": ((alpha**2 + sigma**2) / sigma) ** 2,  # snr + 1 where the process preserves variance
         "flow": ((alpha + sigma) / sigma) ** 2,
         "score": (alpha / sigma**2) ** 2,
     }.get(predicts)
