@@ -61,14 +61,24 @@ class Leg:
     eta: float = 0.0
 
     @cached_property
+    def scales(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """alpha_t, sigma_t, alpha_s, sigma_s."""
+        return *self.schedule(self.t), *self.schedule(self.s)
+
+    @cached_property
     def lam(self) -> Tensor:
         """lambda at t."""
-        return self.schedule.half_log_snr(self.t)
+        return self.scales[0].log() - self.scales[1].log()
 
     @cached_property
     def h(self) -> Tensor:
         """lambda_s - lambda_t; infinite to t = 0 and from pure noise."""
-        return self.schedule.half_log_snr(self.s) - self.lam
+        return self.scales[2].log() - self.scales[3].log() - self.lam
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """Where h is of use: neither infinite nor nothing."""
+        return torch.isfinite(self.h) & (self.h != 0)
 
     def psi(self, n: int) -> Tensor:
         """psi_n."""
@@ -80,7 +90,7 @@ class Leg:
 
     def base(self, x_t: Tensor, m: Tensor) -> Tensor:
         """The step with m held constant; for eta = 0 that of DDIM. Written so that it holds at s = 0 as well."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(self.t), self.schedule(self.s)
+        alpha_t, sigma_t, alpha_s, sigma_s = self.scales
         if self.data:
             keep = sigma_s / sigma_t * (torch.exp(-self.eta * self.h) if self.eta else 1)
             return expand(keep, x_t) * x_t + expand(alpha_s - alpha_t * keep, x_t) * m
@@ -90,21 +100,17 @@ class Leg:
 
     def correct(self, x_s: Tensor, weight: Tensor, difference: Tensor) -> Tensor:
         """x_s - A weight difference. Steps to t = 0 and from pure noise, where h is infinite, stay of first order."""
-        alpha_s, sigma_s = self.schedule(self.s)
-        scale = alpha_s if self.data else (1 + self.eta) * sigma_s
-        inside = torch.isfinite(self.h) & (self.h != 0)
-        return x_s - expand(torch.where(inside, scale * weight, 0), x_s) * difference
+        scale = self.scales[2] if self.data else (1 + self.eta) * self.scales[3]
+        return x_s - expand(torch.where(self.inside, scale * weight, 0), x_s) * difference
 
     def deviation(self) -> Tensor:
         """Standard deviation of the noise that the step adds, ``[b]``."""
-        sigma_s = self.schedule(self.s)[1]
         share = -torch.expm1(-2 * self.eta * self.h) if self.data else self.eta * torch.expm1(2 * self.h)
-        return torch.where(self.s > 0, sigma_s * share.sqrt(), 0)
+        return torch.where(self.s > 0, self.scales[3] * share.sqrt(), 0)
 
     def part(self, share: float) -> tuple[Leg, Tensor]:
         """The leg that covers a share of h, and that share ``[b]``."""
-        inside = torch.isfinite(self.h) & (self.h != 0)
-        s = torch.where(inside, self.schedule.time_of(self.lam + share * self.h), self.t)
+        s = torch.where(self.inside, self.schedule.time_of(self.lam + share * self.h), self.t)
         return Leg(self.schedule, self.t, s, self.data), torch.full_like(self.t, share)
 
     def until(self, s: Tensor) -> tuple[Leg, Tensor]:

@@ -30,11 +30,12 @@ PREDICTIONS = ("data", "noise")
 
 @dataclass(frozen=True)
 class UniPCState(State):
-    """What the corrector needs of the step before: the point that it left from, and the network's values before it, the latest first."""
+    """What the corrector needs of the step before: point and time that it left from, and the network's values until then, latest first."""
 
     x: Tensor | None = None
+    t: Tensor | None = None
     values: tuple[Tensor, ...] = ()
-    times: tuple[Tensor, ...] = ()
+    lams: tuple[Tensor, ...] = ()
 
 
 @register("sampler", "unipc")
@@ -98,21 +99,24 @@ class UniPC(Sampler):
         t, s, _ = times(plan, i, x_t)
         x0, eps = shifted(denoiser, x_t, t, cond, noise)
         m = x0 if self.data else eps
-        if self.corrector and state.x is not None:
-            back = Leg(denoiser.schedule, state.times[0], t, self.data)
-            x_t = self.advance(back, state.x, (*state.values, m), (*state.times, t), plan.orders[i - 1], correct=True)
-        values, at = (m, *state.values)[: self.order], (t, *state.times)[: self.order]
-        x_s = self.advance(Leg(denoiser.schedule, t, s, self.data), x_t, values, at, plan.orders[i], correct=False)
-        return x_s, s, UniPCState(x0, x_t, values, at)
+        leg = Leg(denoiser.schedule, t, s, self.data)
+        if self.corrector and state.x is not None and state.t is not None:
+            back = Leg(denoiser.schedule, state.t, t, self.data)
+            x_t = self.advance(back, state.x, (*state.values, m), (*state.lams, leg.lam), plan.orders[i - 1], correct=True)
+        values, lams = (m, *state.values)[: self.order], (leg.lam, *state.lams)[: self.order]
+        x_s = self.advance(leg, x_t, values, lams, plan.orders[i], correct=False)
+        return x_s, s, UniPCState(x0, x_t, t, values, lams)
 
-    def advance(self, leg: Leg, x_t: Tensor, values: tuple[Tensor, ...], at: tuple[Tensor, ...], order: int, *, correct: bool) -> Tensor:
+    def advance(
+        self, leg: Leg, x_t: Tensor, values: tuple[Tensor, ...], lams: tuple[Tensor, ...], order: int, *, correct: bool
+    ) -> Tensor:
         """One step along a leg from its start.
 
         Args:
             leg: From where to where.
             x_t: Point to start from.
             values: The network's values, that at the start first; for the corrector that at the end last.
-            at: Their times.
+            lams: Their lambdas, ``[b]`` each.
             order: p.
             correct: Whether this is the corrector.
         """
@@ -120,7 +124,7 @@ class UniPC(Sampler):
         x_s = leg.base(x_t, values[0])
         if not used:
             return x_s
-        r = torch.stack([(leg.schedule.half_log_snr(at[k]) - leg.lam) / leg.h for k in used], dim=-1)
+        r = torch.stack([(lams[k] - lams[0]) / leg.h for k in used], dim=-1)
         if self.official and correct and self.variant == "vary_coeff":
             weights = released_weights(leg, r)
         elif len(used) == 1 and self.variant != "vary_coeff":
@@ -142,7 +146,7 @@ def exact_weights(leg: Leg, r: Tensor) -> Tensor:
     powers = torch.stack([r**i for i in range(n)], dim=1)
     right = torch.stack([math.factorial(i) * leg.psi(i + 1) for i in range(1, n + 1)], dim=1)
     # A leg without end (to t = 0) is of first order whatever the weights; it must not make the others unsolvable.
-    ends = torch.isfinite(powers).flatten(1).all(dim=1) & torch.isfinite(leg.h)
+    ends = torch.isfinite(powers).flatten(1).all(dim=1) & leg.inside
     eye = torch.eye(n, dtype=r.dtype)
     return torch.linalg.solve(torch.where(ends[:, None, None], powers, eye), torch.where(ends[:, None], right, 0))
 

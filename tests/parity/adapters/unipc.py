@@ -17,8 +17,8 @@ class Shrinking(UniPC):
 
     factor = 1.0
 
-    def advance(self, leg: Leg, x_t: Tensor, values: tuple[Tensor, ...], at: tuple[Tensor, ...], order: int, *, correct: bool) -> Tensor:
-        x_s = super().advance(leg, x_t, values, at, order, correct=correct)
+    def advance(self, leg: Leg, x_t: Tensor, values: tuple[Tensor, ...], lams: tuple[Tensor, ...], order: int, *, correct: bool) -> Tensor:
+        x_s = super().advance(leg, x_t, values, lams, order, correct=correct)
         return self.factor * x_s if correct else x_s
 
 
