@@ -407,7 +407,9 @@ def _nothing(machine: _Machine, argument: Any) -> None:
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"), _push),
-    **dict.fromkeys(("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push),
+    **dict.fromkeys(
+        ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push
+    ),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), _push),
     **dict.fromkeys(("PROTO", "FRAME"), _nothing),
     "NONE": _constant(lambda: None),

@@ -177,9 +177,7 @@ def model_from_constructor(name: str, arguments: Mapping[str, Any]) -> OfficialM
         if flags["M"] != 1000:
             raise ConfigError(f"M={flags['M']}: of VPPrecond only 1000 is supported")
         process: dict[str, Any] = {
-            "schedule": VPConfig(
-                beta_min=flags["beta_min"], beta_max=flags["beta_min"] + flags["beta_d"], t_min=flags["epsilon_t"]
-            ),
+            "schedule": VPConfig(beta_min=flags["beta_min"], beta_max=flags["beta_min"] + flags["beta_d"], t_min=flags["epsilon_t"]),
             "denoiser": DenoiserConfig(predicts="eps", time_input="t_999"),
         }
     elif name == "VEPrecond":
