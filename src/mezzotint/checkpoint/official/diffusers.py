@@ -1,7 +1,7 @@
 """Unconditional and class-conditional models of diffusers: its ``UNet2DModel`` and the folders of its pipelines, read and written.
 
-``model_from_configs`` translates the JSON of a network and its scheduler, ``to_ours`` and ``to_official`` the state dict, ``read_folder`` and
-``write_folder`` whole folders. A folder that was written can be run by diffusers, without this package.
+``model_from_configs`` translates the JSON of a network and its scheduler, ``to_ours`` and ``to_official`` the state dict, ``read_folder``
+and ``write_folder`` whole folders. A folder that was written can be run by diffusers, without this package.
 """
 
 from __future__ import annotations
@@ -495,7 +495,7 @@ def recognise(shapes: Shapes, filename: str = "") -> OfficialModel | None:
         size=size,
         label=None if classes is None else LabelConfig(num_classes=classes),
         clip=not fourier,
-        assumed=_ASSUMED + ("scheduler",),
+        assumed=(*_ASSUMED, "scheduler"),
     )
 
 
