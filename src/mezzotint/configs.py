@@ -317,6 +317,23 @@ class DenoiserConfig:
     """Standard deviation of the data, for "edm"."""
 
 
+@dataclass(frozen=True)
+class CovarianceConfig:
+    """How a model knows Var[x0 | x_t], which sampling with the optimal variance needs."""
+
+    method: Literal["analytic", "sn", "npr", "heuristic"] = "analytic"
+    """From one number a noise level (Analytic-DPM); from a head that predicts the squared noise (SN-DPM), or the squared error of the
+    predicted noise (NPR-DPM); or from the predicted noise alone, as if its square had the mean 1 at every pixel."""
+    head: Literal["simple", "block"] = "simple"
+    """The head of sn and npr: normalisation and a convolution, or a residual block that is told of the time before them."""
+    average: bool = False
+    """Take the mean over each image before the variance is clipped to [0, 1]."""
+    features: int = 0
+    """Channels of the network's last features; 0: found out when the head is built."""
+    factor: int = 1
+    """Pixels of x along a pixel of those features."""
+
+
 # --- codecs ------------------------------------------------------------------------------------------------------------
 
 
@@ -524,6 +541,8 @@ class Recipe:
     optim: OptimConfig = OptimConfig()
     ema: EMAConfig = EMAConfig()
     sample: SampleConfig = SampleConfig()
+    codec: CodecConfig = PixelConfig()
+    """Space that the network works in."""
     cite: tuple[str, ...] = ()
     """Papers to cite, as keys of docs/citations."""
 
@@ -551,6 +570,8 @@ class Spec:
     """Weight file -> what it holds: ``{"ema": decay or None, "images": count, "sha256": hash}``."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the model came from, for people."""
+    covariance: CovarianceConfig | None = None
+    """How it knows Var[x0 | x_t], if it does; its table or head is the weight file of the network "covariance"."""
     version: int = SPEC_VERSION
 
 

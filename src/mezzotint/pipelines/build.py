@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from mezzotint.classifier import NoisyClassifier
+from mezzotint.codecs import Codec, Pixel
 from mezzotint.conditioning import Conditioner, Unconditional
-from mezzotint.configs import ClassifyConfig, DataFacts, EncoderConfig, Recipe, UNetConfig
+from mezzotint.configs import ClassifyConfig, DataFacts, DiTConfig, EncoderConfig, PixelConfig, Recipe, UViTConfig
 from mezzotint.denoise import NetworkDenoiser
 from mezzotint.errors import ConfigError
 from mezzotint.objectives.base import Objective
 from mezzotint.objectives.classify import Classify
+from mezzotint.objectives.encoded import Encoded
 from mezzotint.priors import Gaussian, Prior
 from mezzotint.registry import get
 from mezzotint.schedules import Schedule, build_schedule
@@ -27,11 +29,13 @@ class Stage:
         denoiser: The network with its parameterisation.
         conditioner: Makes its conditions.
         prior: Where sampling starts.
+        codec: The space that the denoiser works in.
     """
 
     denoiser: NetworkDenoiser
     conditioner: Conditioner
     prior: Prior
+    codec: Codec
 
     @property
     def schedule(self) -> Schedule:
@@ -50,8 +54,12 @@ def resolve(recipe: Recipe, facts: DataFacts) -> Recipe:
         ConfigError: The recipe and the data contradict each other.
     """
     net, label = recipe.net, recipe.label
-    if net.in_channels not in (0, facts.channels):
-        raise ConfigError(f"net.in_channels {net.in_channels} and images of {facts.channels} channels; leave the setting out")
+    channels, *size = build_codec(recipe).shape((facts.channels, *facts.size))
+    what = "images" if recipe.codec == PixelConfig() else "latents"
+    if net.in_channels not in (0, channels):
+        raise ConfigError(f"net.in_channels {net.in_channels} and {what} of {channels} channels; leave the setting out")
+    if isinstance(net, EncoderConfig | DiTConfig | UViTConfig):
+        net = replace(net, image_size=(size[0], size[1]) if net.image_size == (0, 0) else net.image_size)
     if recipe.task == "classify":
         if not isinstance(net, EncoderConfig):
             raise ConfigError(f"recipe '{recipe.name}' classifies and needs an encoder network")
@@ -59,11 +67,10 @@ def resolve(recipe: Recipe, facts: DataFacts) -> Recipe:
             raise ConfigError(f"recipe '{recipe.name}' needs labels, and the data has none; use class folders or an .npz with arr_1")
         if net.out_channels not in (0, len(facts.classes)):
             raise ConfigError(f"net.out_channels {net.out_channels} and data of {len(facts.classes)} classes; leave the setting out")
-        size = facts.size if net.image_size == (0, 0) else net.image_size
-        net = replace(net, in_channels=facts.channels, out_channels=len(facts.classes), image_size=size)
+        net = replace(net, in_channels=channels, out_channels=len(facts.classes))
         return replace(recipe, net=net, label=None)
-    if not isinstance(net, UNetConfig):
-        raise ConfigError(f"recipe '{recipe.name}' generates and needs a U-Net")
+    if isinstance(net, EncoderConfig):
+        raise ConfigError(f"recipe '{recipe.name}' generates, and an encoder network only classifies; use another network")
     rows = None
     if label is not None:
         if not facts.classes:
@@ -75,10 +82,10 @@ def resolve(recipe: Recipe, facts: DataFacts) -> Recipe:
         label = replace(label, num_classes=len(facts.classes))
         rows = get(*label.kind)(label).rows
     learned = recipe.denoiser.variance in ("learned", "learned_range")
-    wanted = facts.channels * (2 if learned else 1)
+    wanted = channels * (2 if learned else 1)
     if net.out_channels not in (0, wanted):
         raise ConfigError(f"net.out_channels {net.out_channels}, and variance '{recipe.denoiser.variance}' needs {wanted}; leave it out")
-    return replace(recipe, net=replace(net, in_channels=facts.channels, out_channels=wanted, num_classes=rows), label=label)
+    return replace(recipe, net=replace(net, in_channels=channels, out_channels=wanted, num_classes=rows), label=label)
 
 
 def build_network(recipe: Recipe) -> nn.Module:
@@ -91,7 +98,12 @@ def build_stage(recipe: Recipe) -> Stage:
     schedule = build_schedule(recipe.schedule)
     denoiser = NetworkDenoiser(build_network(recipe), schedule, recipe.denoiser)
     conditioner = Unconditional() if recipe.label is None else get(*recipe.label.kind)(recipe.label)
-    return Stage(denoiser, conditioner, Gaussian(schedule))
+    return Stage(denoiser, conditioner, Gaussian(schedule), build_codec(recipe))
+
+
+def build_codec(recipe: Recipe) -> Codec:
+    """The space that a recipe's network works in."""
+    return get(*recipe.codec.kind)(recipe.codec)
 
 
 def build_classifier(recipe: Recipe) -> NoisyClassifier:
@@ -113,5 +125,8 @@ def build_objective(recipe: Recipe, piece: Stage | NoisyClassifier) -> Objective
             raise ConfigError(f"recipe '{recipe.name}' trains a classifier with the objective '{config.kind[1]}'; use classify")
         law = build_law(times.law, piece.schedule, mean=times.mean, std=times.std)
         return Classify(piece, law, config, num_classes=recipe.net.out_channels)
+    if isinstance(config, ClassifyConfig):
+        raise ConfigError(f"recipe '{recipe.name}' trains a generator with the objective 'classify'; use denoising or vlb")
     law = build_law(times.law, piece.schedule, mean=times.mean, std=times.std)
-    return get(*config.kind)(piece.denoiser, piece.conditioner, law, config)
+    objective = get(*config.kind)(piece.denoiser, piece.conditioner, law, config)
+    return objective if isinstance(piece.codec, Pixel) else Encoded(objective, piece.codec)

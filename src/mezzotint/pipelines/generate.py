@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -94,7 +95,8 @@ class Chunk:
     Attributes:
         ids: Number of each image.
         labels: Label of each image, or None.
-        trajectory: How they came about; ``trajectory.x`` are the images ``[b, c, h, w]`` in [-1, 1].
+        trajectory: How they came about; ``trajectory.x`` are the images ``[b, c, h, w]`` in [-1, 1], what it saved on the way is in the
+            space of the codec.
     """
 
     ids: tuple[int, ...]
@@ -220,7 +222,7 @@ class Model(Loaded):
             steps: Number of steps; None: the model's own, unless the grid gives it.
             grid: Spacing of the times; None: the model's own, or "uniform" where that is a rule and steps are given.
             seed: Seed of the random streams.
-            batch_size: Images in a pass; None: 64, or 8 with ``exact``.
+            batch_size: Images in a pass; None: 64. No effect with ``exact``, which fixes it at 8.
             exact: Promise equal bytes, not 1/255.
             clip: Clip x0 at each step; None: the model's own setting.
 
@@ -232,7 +234,7 @@ class Model(Loaded):
         if grid is None and steps is None:
             steps = own.steps
         if grid is None:  # a respacing rule fixes the number of steps, so it gives way to one that was asked for
-            grid = own.grid if steps is None or own.grid in SPACINGS else "uniform"
+            grid = own.grid if steps is None or own.grid.partition(":")[0] in SPACINGS else "uniform"
         labels: list[int] | None = None
         if classes is not None:
             counts = self._counts(classes)
@@ -259,6 +261,8 @@ class Model(Loaded):
             picked = tuple(k % len(self.classes) for k in chosen)
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"a batch of {batch_size}; give at least 1")
+        if exact and batch_size not in (None, EXACT_BATCH):
+            warnings.warn(f"a batch of {batch_size} has no effect with exact, which always runs on batches of {EXACT_BATCH}", stacklevel=2)
         wraps = (guidance,) if isinstance(guidance, str) else tuple(guidance)
         job = Job(
             ids=chosen,
@@ -269,7 +273,7 @@ class Model(Loaded):
             guidance=tuple(w if isinstance(w, str) else getattr(w, "__qualname__", repr(w)) for w in wraps),
             seed=int(seed),
             clip=own.clip if clip is None else clip,
-            batch=batch_size or (EXACT_BATCH if exact else 64),
+            batch=EXACT_BATCH if exact else batch_size or 64,
             exact=exact,
         )
         self.plan(job)
@@ -369,8 +373,10 @@ class Model(Loaded):
                 known = next(label for label in given.values() if label is not None)
                 labels = [known if (label := given.get(k)) is None else label for k in block]  # padding takes any class
                 cond = {"label": torch.tensor(labels, device=self.device)}
-            x, _ = self.stage.prior.sample(self.shape, cond=cond, noise=noise.sub("prior"))
+            x, _ = self.stage.prior.sample(self.stage.codec.shape(self.shape), cond=cond, noise=noise.sub("prior"))
             done = sample(denoiser, sampler, plan, x.to(self.device), cond=cond, noise=noise, save=save, on_step=on_step)
+            with torch.no_grad():
+                done = replace(done, x=self.stage.codec.decode(done.x))
             keep = [i for i, k in enumerate(block) if k in wanted]
             if len(keep) < len(block):
                 done = _rows(done, keep)
