@@ -156,20 +156,18 @@ class _Exponential(Sampler):
         x0, eps = shifted(denoiser, x_t, t, cond, noise)
         return (x0 if self.data else eps), x0
 
-    def start(self, schedule: Schedule, t_start: Tensor | float | None) -> Tensor | float | None:
-        """Where to start, if that is not at ``schedule.t_max``.
+    def grid(self, schedule: Schedule, spacing: str, steps: int | None, t_start: Tensor | float | None, t_end: End) -> Tensor:
+        """``make_grid`` from ``clip_lambda``.
 
         Raises:
-            CapabilityError: eps says nothing at pure noise, and a step size in lambda has no start there.
+            CapabilityError: eps says nothing at pure noise.
         """
         if t_start is None and self.clip_lambda is not None:
             t_start = clipped_start(schedule, self.clip_lambda)
-        alpha = schedule(torch.as_tensor(schedule.t_max if t_start is None else t_start, dtype=torch.float64))[0]
-        if not self.data and not bool((alpha > 0).all()):
+        grid = make_grid(schedule, spacing, steps, t_start=t_start, t_end=t_end)
+        if not self.data and not bool((schedule(grid[0])[0] > 0).all()):
             raise CapabilityError("variant 'noise' cannot start from pure noise; use variant=++, or start below it")
-        if self.adaptive and not bool((alpha > 0).all()):
-            raise CapabilityError("dpm_solver_adaptive cannot start from pure noise; set clip_lambda=-5, or start below it")
-        return t_start
+        return grid
 
 
 @dataclass(frozen=True)
@@ -237,20 +235,20 @@ class DPMSolver(_Exponential):
         t_end: End = 0.0,
     ) -> Plan:
         """As ``Sampler.plan``; single-step methods count network calls."""
-        t_start, jump = self.start(schedule, t_start), jumps_to_0(t_end)
+        jump = jumps_to_0(t_end)
         if self.inverse:
-            up = make_grid(schedule, spacing, steps, t_start=t_start, t_end="last" if jump else t_end).flip(0)
+            up = self.grid(schedule, spacing, steps, t_start, "last" if jump else t_end).flip(0)
             return Plan(up, self.orders(len(up) - 1))
-        grid = make_grid(schedule, spacing, steps, t_start=t_start, t_end=t_end)
+        grid = self.grid(schedule, spacing, steps, t_start, t_end)
         orders, last = self.orders(len(grid) - 1 - jump), (1,) * jump
         if self.method == "multistep":
             return Plan(grid, orders + last)
         if not orders:
             raise ConfigError(f"{len(grid) - 1} network calls are too few for order {self.order}; give at least {self.order + jump}")
         if self.method == "singlestep" and spacing.startswith("logsnr"):  # steps of one length, whatever their order
-            return Plan(make_grid(schedule, spacing, len(orders + last), t_start=t_start, t_end=t_end), orders + last)
+            return Plan(self.grid(schedule, spacing, len(orders + last), t_start, t_end), orders + last)
         if sum(orders + last) < len(grid) - 1:
-            grid = make_grid(schedule, spacing, sum(orders + last), t_start=t_start, t_end=t_end)
+            grid = self.grid(schedule, spacing, sum(orders + last), t_start, t_end)
         ends = [0, *accumulate(orders + last)]
         return Plan(grid[ends], orders + last, tuple(grid[a + 1 : b] for a, b in pairwise(ends)))
 
@@ -384,7 +382,7 @@ class DPMSolverAdaptive(_Exponential):
         if steps is not None or spacing != "uniform":
             warnings.warn("dpm_solver_adaptive chooses its own times; steps and grid have no effect", stacklevel=2)
         ends = 2 if jumps_to_0(t_end) else 1
-        return Plan(make_grid(schedule, "uniform", ends, t_start=self.start(schedule, t_start), t_end=t_end), adaptive=True)
+        return Plan(self.grid(schedule, "uniform", ends, t_start, t_end), adaptive=True)
 
     def init(self, x: Tensor, plan: Plan) -> AdaptiveState:
         t = plan.grid[0].expand(len(x))

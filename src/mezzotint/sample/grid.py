@@ -1,9 +1,11 @@
 """Grids of sampling times.
 
-A spacing is one of three things:
+A spacing is one of four things:
 
 - a name that goes with a number of steps: "uniform" and "quadratic" in t, "logsnr" in log(alpha / sigma), "karras" in
   (sigma / alpha)^(1 / rho). "karras:5" sets rho (7); "logsnr:1.5" raises the place along the grid to that power (1);
+- a rule of ``mezzotint.sample.trajectory``: "even", "stride", "quad" or "power2" keeps as many
+  numbered levels as there are steps;
 - an official respacing rule of the ADM line, which gives the number itself: "250", "10,15,20" (sections), "ddim25" (fixed stride);
 - the times themselves: "times:0.9,0.5,0.1".
 """
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mezzotint.errors import CapabilityError, ConfigError, unknown
+from mezzotint.sample.trajectory import RULES, is_rule, kept_levels
 from mezzotint.schedules import SNAP, Schedule
 
 DEFAULT_STEPS = 50
@@ -50,7 +53,7 @@ def respaced(num_levels: int, rule: str) -> list[int]:
                 return list(range(0, num_levels, stride))
         raise ConfigError(f"no whole stride keeps exactly {wanted} of {num_levels} levels; use '{wanted}' in place of 'ddim{wanted}'")
     if not re.fullmatch(r"\d+(,\d+)*", rule):
-        raise unknown("grid", rule, [*SPACINGS, "250", "ddim25", "10,15,20", "times:0.9,0.5"])
+        raise unknown("grid", rule, [*SPACINGS, *RULES, "250", "ddim25", "10,15,20", "times:0.9,0.5"])
     counts = [int(n) for n in rule.split(",")]
     size, extra = divmod(num_levels, len(counts))
     kept: list[int] = []
@@ -98,8 +101,13 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
         if levels is None:
             if re.fullmatch(r"(ddim)?\d+(,\d+)*", spacing):
                 raise CapabilityError(f"grid '{spacing}' is a rule for numbered levels, which this model has not; use uniform with --steps")
+            if is_rule(spacing):
+                raise CapabilityError(f"grid '{spacing}' keeps numbered levels, which this model has not; use uniform")
             raise unknown("grid", spacing, [*SPACINGS, "times:0.9,0.5"])
-        kept = respaced(len(levels), spacing)
+        if is_rule(spacing):
+            kept = kept_levels(len(levels), DEFAULT_STEPS if steps is None else steps, spacing)
+        else:
+            kept = respaced(len(levels), spacing)
         if steps is not None and steps != len(kept):
             raise ConfigError(f"grid '{spacing}' has {len(kept)} steps, and {steps} were asked for; leave out one of the two")
         if t_start is not None or not jumps_to_0(t_end):

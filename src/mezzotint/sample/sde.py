@@ -22,22 +22,29 @@ PREDICTORS = ("reverse_diffusion", "ancestral")
 class EulerMaruyama(Sampler):
     """Euler's method for the reverse SDE; integrates in the schedule's own t. The step to t = 0 takes x0, and adds no noise.
 
+    Args:
+        official: Make the step to t = 0 by Euler's method as well, from the rates at its start, as in Bao et al.'s code.
+
     Source: Song et al. 2021, equation 6 and appendix E.
     """
 
     requires = frozenset({"uniform"})
     stochastic = True
 
+    def __init__(self, *, official: bool = False):
+        self.official = official
+
     def step(
         self, denoiser: Denoiser, x_t: Tensor, plan: Plan, i: int, state: State, *, cond: Cond, noise: Noise | None
     ) -> tuple[Tensor, Tensor, State]:
         t, s, _ = times(plan, i, x_t)
         x0, eps = shifted(denoiser, x_t, t, cond, noise)
-        if bool((s == 0).all()):
-            return x0, s, State(x0=x0)
         schedule = denoiser.schedule
         f, g2 = schedule.rates(t)
         dt, sigma = s - t, schedule(t)[1]
+        if bool((s == 0).all()):
+            last = expand(1 + f * dt, x_t) * x_t + expand(g2 / sigma * dt, x_t) * eps if self.official else x0
+            return last, s, State(x0=x0)
         z = draw(noise, x_t, "step")
         x_s = expand(1 + f * dt, x_t) * x_t + expand(g2 / sigma * dt, x_t) * eps + expand((-g2 * dt).sqrt(), x_t) * z
         # From pure noise, where the rates of a straight path are infinite, the exact bridge.
