@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from mezzotint.errors import CapabilityError, unknown
-from mezzotint.process import bridge, expand, step_variance
+from mezzotint.process import bridge, expand, from_x0, step_variance
 from mezzotint.schedules import SNAP, Schedule
 from mezzotint.types import Posterior
 
@@ -59,6 +60,7 @@ def reverse_kernel(
     *,
     eta: float = 1.0,
     variance: str = "fixed_small",
+    recompute_eps: bool = True,
 ) -> ReverseKernel:
     """Mean and variance of the reverse step from t to s.
 
@@ -72,6 +74,7 @@ def reverse_kernel(
         eta: Share of the ancestral noise; only "bridge" and "optimal" go with others than 1.
         variance: "fixed_small" (beta_tilde), "fixed_large" (beta of the pair), "learned_range" (between the two, by the network),
             "learned" (the network's log-variance), "bridge" (beta_tilde scaled by eta), "optimal" (with Var[x0 | x_t]).
+        recompute_eps: Take eps from the same (bounded) x0, so that the mean is that of the bridge; otherwise from the unclipped mean.
 
     Raises:
         CapabilityError: The posterior lacks what the variance needs, or it holds for another pair of times.
@@ -88,6 +91,10 @@ def reverse_kernel(
         mean = head.mean
     else:
         mean = expand(a, x_t) * posterior.x0 + expand(b, x_t) * x_t
+        if not recompute_eps:  # the eps of the unclipped mean in the place of that of the bounded one
+            alpha, sigma = schedule(t)
+            eps = from_x0("eps", posterior.mean, x_t, alpha, sigma) - from_x0("eps", posterior.x0, x_t, alpha, sigma)
+            mean = mean + expand(b * sigma, x_t) * eps
 
     if variance == "fixed_small":
         return ReverseKernel(mean, expand(std**2, x_t), expand(small_log_variance(schedule, t, s, t_up), x_t))
@@ -115,6 +122,43 @@ def reverse_kernel(
         var = expand(std**2, x_t) + expand(a**2, x_t) * posterior.var
         return ReverseKernel(mean, var, var.log())
     return ReverseKernel(mean, log_var.exp(), log_var)
+
+
+def x0_variance(eps_variance: Tensor, alpha: Tensor, sigma: Tensor, *, largest: float | None = 1.0, average: bool = False) -> Tensor:
+    """Var[x0 | x_t] from what is believed of the variance of eps, (sigma / alpha)^2 Var[eps | x_t], within its bounds.
+
+    Args:
+        eps_variance: Belief about Var[eps | x_t], ``[b, #c, #h, #w]``, which may miss its range: 1 - E[mean eps^2] (Analytic-DPM),
+            E[eps^2 | x_t] - eps^2 (SN-DPM), or E[(eps - eps_hat)^2 | x_t] (NPR-DPM).
+        alpha: Signal scale ``[b]``, float64.
+        sigma: Noise scale ``[b]``, float64.
+        largest: Clamp to [0, largest]; 1 is the largest variance of data in [-1, 1]. None: no bounds.
+        average: Take the mean over each image before the bounds.
+
+    Returns:
+        ``[b, #c, #h, #w]``, in units of x0 squared. Where x_t is pure noise, ``largest``.
+
+    Source: Bao et al. 2022 (Analytic-DPM), equation 9 and theorem 2; Bao et al. 2022 (Estimating the optimal covariance), theorem 3.2
+    and equation 15.
+    """
+    if average:
+        eps_variance = eps_variance.mean(dim=tuple(range(1, eps_variance.ndim)), keepdim=True)
+    var = expand((sigma / alpha) ** 2, eps_variance) * eps_variance
+    if largest is None:
+        return var
+    return torch.where(expand(alpha > 0, var).bool(), var.clamp(0, largest), largest)
+
+
+def noise_cap(pixels: float) -> float:
+    """The variance at which noise changes an 8-bit pixel by so many levels on average: E|noise| = pixels * 2 / 255.
+
+    Source: Bao et al. 2022 (Analytic-DPM), appendix F.2 (1 or 2 levels, on the step to the first noise level).
+
+    Example:
+        >>> round(noise_cap(1), 9), round(noise_cap(2), 8)
+        (9.6627e-05, 0.00038651)
+    """
+    return (2 * pixels / 255) ** 2 * math.pi / 2
 
 
 def _same_pair(given: Tensor | None, s: Tensor) -> bool:

@@ -146,11 +146,20 @@ class NetworkDenoiser(Denoiser):
         self.variance = config.variance
         self.accepts = getattr(network, "accepts", frozenset())
 
-    def predict(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        """The network's own output, before it becomes x0; arguments as for ``forward``.
+    def predict(
+        self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, network: Callable[[Tensor, Tensor, Cond], Tensor] | None = None
+    ) -> Prediction:
+        """The network's own output, before it becomes x0.
 
         For "edm" the value is already x0, since the network alone has no meaning there.
+
+        Args:
+            x_t: As for ``forward``.
+            t: As for ``forward``.
+            cond: As for ``forward``.
+            network: Called in the place of the denoiser's own, as by those that look inside it.
         """
+        network = network or self.network
         cond = check_cond(cond, self.accepts)
         fine = x_t.dtype if x_t.dtype == torch.float64 else torch.float32
         label = time_input(self.schedule, t, self.config.time_input).to(device=x_t.device, dtype=fine)
@@ -158,11 +167,11 @@ class NetworkDenoiser(Denoiser):
             alpha, sigma = self.schedule(t)
             level, data = sigma / alpha, self.config.sigma_data
             total = (level**2 + data**2).sqrt()
-            out = self.network(expand(1 / (alpha * total), x_t) * x_t, label, cond).to(x_t.dtype)
+            out = network(expand(1 / (alpha * total), x_t) * x_t, label, cond).to(x_t.dtype)
             out, head = self._split(out, x_t.shape[1])
             skip = expand(data**2 / (total**2 * alpha), x_t) * x_t
             return Prediction(skip + expand(level * data / total, x_t) * out, head)
-        return Prediction(*self._split(self.network(x_t, label, cond).to(x_t.dtype), x_t.shape[1]))
+        return Prediction(*self._split(network(x_t, label, cond).to(x_t.dtype), x_t.shape[1]))
 
     def _split(self, out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
         if self.config.variance in ("learned", "learned_range"):

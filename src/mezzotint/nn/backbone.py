@@ -66,6 +66,24 @@ class Backbone(nn.Module):
             out = h
         return out.to(x.dtype)
 
+    def with_head(self, x: Tensor, time_input: Tensor, cond: Cond, head: nn.Module) -> tuple[Tensor, Tensor]:
+        """The output, and that of a further head ``head(features, time_input)`` on the features of the last tap.
+
+        Args:
+            x: As for ``forward``.
+            time_input: As for ``forward``.
+            cond: As for ``forward``.
+            head: The head.
+
+        Raises:
+            ConfigError: As for ``forward``.
+        """
+        out = last = x
+        for tap, h in self._walk(x, time_input, cond):
+            out = h
+            last = h if tap == self.taps[-1] else last
+        return out.to(x.dtype), head(last, time_input).to(x.dtype)
+
     def features(self, x: Tensor, time_input: Tensor, cond: Cond, taps: Collection[str]) -> dict[str, Tensor]:
         """Inner features by name; what comes after the last of them is not computed.
 

@@ -115,7 +115,9 @@ def vlb_term(
     kl = bits_per_dim(normal_kl(true_mean, true_log_var, kernel.mean, kernel.log_var))
     if not bool((s == 0).any()):
         return kl
-    decoder = bits_per_dim(-discretized_log_likelihood(x0, kernel.mean, 0.5 * kernel.log_var.expand_as(x0), official=official))
+    # Var[x0 | x_t] knows nothing of the 256 levels, and may be 0: the decoder has the variance of the other choices.
+    log_var = true_log_var if variance == "optimal" else kernel.log_var
+    decoder = bits_per_dim(-discretized_log_likelihood(x0, kernel.mean, 0.5 * log_var.expand_as(x0), official=official))
     return torch.where((s == 0).to(kl.device), decoder, kl)
 
 
