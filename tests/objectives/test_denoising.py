@@ -12,7 +12,7 @@ from mezzotint.errors import CapabilityError
 from mezzotint.noise import Noise
 from mezzotint.objectives.denoising import Denoising, weight
 from mezzotint.objectives.variational import VLB
-from mezzotint.process import from_x0
+from mezzotint.process import bridge, from_x0
 from mezzotint.schedules import build_schedule
 from mezzotint.times import Importance, UniformLevels, UniformTimes
 from mezzotint.types import Batch, Times
@@ -68,8 +68,6 @@ def test_the_loss_is_zero_where_the_network_is_right_and_only_there(predicts) ->
     alpha, sigma = (v.reshape(5, 1, 1, 1) for v in LINEAR(T))
     x_t = alpha * X0 + sigma * EPS
     if predicts == "x_prev":
-        from mezzotint.process import bridge
-
         a, b, _ = (v.reshape(5, 1, 1, 1) for v in bridge(LINEAR, T, TIMES.s))
         right = a * X0 + b * x_t
     elif predicts == "edm":  # the network's own target, by inverting the preconditioning
@@ -117,8 +115,8 @@ def test_the_bound_is_scaled_by_the_number_of_levels() -> None:
 
 
 def test_a_learned_variance_needs_levels() -> None:
+    vp = build_schedule(SCHEDULES["vp"])
     with pytest.raises(CapabilityError, match="a learned variance is trained on numbered levels"):
-        vp = build_schedule(SCHEDULES["vp"])
         objective(Table((1, 4, 3, 3)), vp, UniformTimes(0.001, 1.0), variance="learned_range", time_input="t")
     fixed = objective(Table((5, 2, 3, 3)), LINEAR, config=DenoisingConfig(vlb=1.0), variance="fixed_small")
     assert "vlb" not in fixed.terms(X0, EPS, TIMES, {})

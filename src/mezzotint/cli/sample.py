@@ -46,7 +46,7 @@ class Arguments:
     seed: int = 0
     """Another seed gives other images."""
     batch_size: int | None = None
-    """Images in a pass; without it 64, or 8 with --exact."""
+    """Images in a pass; without it 64. No effect with --exact, which fixes it at 8."""
     exact: bool = False
     """Promise equal bytes whatever else is made (on one machine), by running fixed, padded batches."""
     ema: str = "on"
