@@ -216,6 +216,7 @@ _BUILDERS: dict[str, Callable[..., Any]] = {
     "builtins.tuple": _plain(tuple),
     "builtins.set": _plain(set),
     "builtins.frozenset": _plain(frozenset),
+    "builtins.bytes": lambda *args: _fail("bytes of other than nothing") if args else b"",
     "_codecs.encode": _text_to_bytes,
     "numpy.dtype": _dtype,
     **{f"numpy.{core}.multiarray._reconstruct": lambda *_: _Array() for core in ("core", "_core")},
@@ -502,7 +503,8 @@ def read(path: str | Path) -> Any:
         path: The file.
 
     Returns:
-        Numbers, text, lists, tuples, sets, dictionaries, arrays and tensors; ``Record`` in place of everything else.
+        Numbers, text, lists, tuples, sets, dictionaries, arrays and tensors; ``Record`` or ``Name`` in place of everything else. Long
+        strings of bytes that belong to no array are not kept.
 
     Raises:
         CheckpointError: The file is missing, damaged or too large, or uses what weights do not need.

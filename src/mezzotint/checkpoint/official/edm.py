@@ -287,7 +287,8 @@ def recognise(shapes: Shapes, filename: str = "") -> OfficialModel | None:
         model = model_from_constructor(precond, arguments)
     except ConfigError:
         return None
-    return replace(model, assumed=assumed)
+    published = re.fullmatch(r"(edm|baseline)-[a-z0-9]+-(\d+)x\2-(un)?cond-(vp|ve|adm)", Path(filename).stem)
+    return replace(model, assumed=assumed, published=published[0] if published else "")
 
 
 # --- state dicts -------------------------------------------------------------------------------------------------------
