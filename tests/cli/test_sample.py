@@ -377,6 +377,14 @@ def test_redo_finds_a_model_that_has_moved(mezzotint, refused, plain_model, tmp_
     assert "not the model that made" in refused("redo", "s/000000.png", "--model", "third")
 
 
+def test_redo_finds_relative_models_above_the_picture(mezzotint, plain_model, tmp_path, monkeypatch):
+    shutil.copytree(plain_model, tmp_path / "work" / "first")
+    monkeypatch.chdir(tmp_path / "work")
+    assert mezzotint("sample", "first", "--num", 1, "--out", "all/s").code == 0
+    monkeypatch.chdir(tmp_path)
+    assert mezzotint("redo", "work/all/s/000000.png").code == 0
+
+
 def test_redo_wants_the_same_classifier(mezzotint, refused, digits_run, classifier_run, tmp_path):
     shutil.copytree(classifier_run / "model", tmp_path / "judge")
     assert mezzotint("sample", digits_run, "--num", 1, "--guidance", "classifier,model=judge", "--out", "s").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,13 @@ def run(command: str, words: list[str]) -> int:
         guides = recipe["guidance_models"]
     except KeyError as error:
         raise DataError(f"the recipe in {given.file} lacks {error}; the image cannot be made again from it") from error
-    model = _load(given.model or Path(held["path"]), held, given.file)
-    for path, digest in guidance_hashes(job).items():
-        if digest != guides.get(path):
-            raise CheckpointError(f"{path} is not the model that guided {given.file} (its SHA-256 differs); put that model back there")
-    (chunk,) = model.run(job)
+    own = given.model.resolve() if given.model is not None else Path(held["path"])
+    with chdir(_base(given.file, [own, *map(Path, guides)])):
+        model = _load(own, held, given.file)
+        for path, digest in guidance_hashes(job).items():
+            if digest != guides.get(path):
+                raise CheckpointError(f"{path} is not the model that guided {given.file} (its SHA-256 differs); put that model back there")
+        (chunk,) = model.run(job)
     new = model.pixels(chunk.trajectory.x)[0]
     if given.out is not None:
         write_png(given.out, new, {KEY: json.dumps(recipe, ensure_ascii=False)})
@@ -72,6 +75,12 @@ def run(command: str, words: list[str]) -> int:
     words_of = "equal in all pixels" if difference == 0 else f"differs by at most {difference} of {np.iinfo(new.dtype).max} levels"
     print(f"{given.file}: image {recipe['id']} made again, {words_of}" + (f"; written to {given.out}" if given.out else ""))
     return 0 if difference <= allowed else 1
+
+
+def _base(file: Path, models: list[Path]) -> Path:
+    """The folder that relative model paths mean: this one, or the nearest above the picture that holds them all."""
+    places = [Path.cwd(), *file.resolve().parents]
+    return next((place for place in places if all((place / path).exists() for path in models)), places[0])
 
 
 def _load(path: Path, held: dict[str, Any], file: Path) -> Any:
