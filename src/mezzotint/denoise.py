@@ -224,7 +224,7 @@ class NetworkDenoiser(Denoiser):
     def snap(self, t: Tensor) -> Tensor:
         if self.config.time_input != "nearest" or self.schedule.levels is None:
             return t
-        return (nearest_level(self.schedule, t) + 1) / len(self.schedule.levels)
+        return time_input(self.schedule, t, "nearest").add(1) / len(self.schedule.levels)
 
 
 class FunctionDenoiser(Denoiser):

@@ -251,3 +251,21 @@ def test_names_of_the_weights_are_frozen() -> None:
     layers += [f"middle.attention.{part}" for part in attention]
     keys = {f"{layer}.{member}" for layer in layers for member in ("weight", "bias")} | {"label_embed.weight"}
     assert set(UNet(config).state_dict()) == keys
+
+
+def test_the_version_of_edm_has_larger_groups_and_perhaps_no_attention_in_the_middle() -> None:
+    config = dataclasses.replace(SMALL, group_channels=4, attention_middle=False, attention=())
+    net = UNet(config)
+    groups = {module.num_channels: module.num_groups for module in net.modules() if isinstance(module, nn.GroupNorm)}
+    assert groups == {16: 4, 32: 8, 48: 12, 64: 16}
+    assert not any(".attention" in name for name in net.state_dict())
+
+
+def test_an_augmentation_may_be_missing_and_then_is_none() -> None:
+    config = dataclasses.replace(SMALL, augment=3)
+    net = filled(UNet(config))
+    x, t, _ = inputs(config)
+    with torch.no_grad():
+        zero, told = (net(x, t, {"augment": value}) for value in (torch.zeros(2, 3), torch.ones(2, 3)))
+        torch.testing.assert_close(net(x, t, {}), zero)
+    assert not torch.allclose(told, zero, atol=1e-4)

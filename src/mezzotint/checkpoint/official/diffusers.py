@@ -522,9 +522,11 @@ def _schedule(given: Mapping[str, Any]) -> DiscreteConfig:
         return DiscreteConfig(betas="cosine", steps=steps)
     if law not in ("linear", "scaled_linear"):
         raise unknown("beta_schedule", law, ("linear", "scaled_linear", "squaredcos_cap_v2"))
+    usual = (0.1 / steps, 20 / steps) if law == "linear" else (0.00085, 0.012)
+    if np.allclose((low, high), usual, rtol=1e-12, atol=0):
+        return DiscreteConfig(betas=law, steps=steps)
     table = np.linspace(low, high, steps) if law == "linear" else np.linspace(low**0.5, high**0.5, steps) ** 2
-    named = DiscreteConfig(betas=law, steps=steps)
-    return named if np.allclose(betas(named), table, rtol=1e-12, atol=0) else DiscreteConfig(steps=steps, custom=tuple(table.tolist()))
+    return DiscreteConfig(steps=steps, custom=tuple(table.tolist()))
 
 
 def process_from_config(given: Mapping[str, Any]) -> dict[str, Any]:
