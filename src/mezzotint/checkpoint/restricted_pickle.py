@@ -7,13 +7,13 @@ name is ever looked up.
 
 from __future__ import annotations
 
+import io
 import math
-import mmap
 import pickletools
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 import numpy as np
 import torch
@@ -106,19 +106,39 @@ class _Mark:
 
 
 class _Part:
-    """A part of a file; the bytes are taken from it when they are needed, so that the weights are in memory but once."""
+    """A part of a file that is read when it is needed, so that the weights are in memory but once; it hands out no more than it has."""
 
-    def __init__(self, source: Any, start: int, length: int):
-        self.source, self.at, self.end = source, start, start + length
+    def __init__(self, file: BinaryIO, start: int, length: int):
+        self.file, self.at, self.end = file, start, start + length
+
+    @property
+    def left(self) -> int:
+        return self.end - self.at
+
+    def again(self) -> _Part:
+        """The same part, to be read from its beginning."""
+        return _Part(self.file, self.at, self.left)
 
     def read(self, count: int = -1) -> bytes:
-        start = self.at
-        self.at = self.end if count < 0 else min(start + count, self.end)
-        return self.source[start : self.at]
+        self.file.seek(self.at)
+        return self._read(self.file.read(self.left if count < 0 else min(count, self.left)))
 
     def readline(self) -> bytes:
-        stop = self.source.find(b"\n", self.at, self.end) + 1
-        return self.read((stop or self.end) - self.at)
+        self.file.seek(self.at)
+        return self._read(self.file.readline(self.left))
+
+    def _read(self, data: bytes) -> bytes:
+        self.at += len(data)
+        return data
+
+    def rest(self) -> bytearray:
+        """What is left, to be kept and written to."""
+        data = bytearray(self.left)
+        self.file.seek(self.at)
+        if cast(io.BufferedReader, self.file).readinto(data) != len(data):
+            _fail("no end")
+        self.at = self.end
+        return data
 
     def tell(self) -> int:
         return self.at
@@ -163,7 +183,7 @@ def _dtype(kind: Any, *_: Any) -> _DType:
 
 def _bytes(data: Any) -> bytes:
     if isinstance(data, _Part):
-        return _Part(data.source, data.at, data.end - data.at).read()
+        return data.again().read()
     return bytes(data) if isinstance(data, bytes | bytearray) else _fail("numbers that are no bytes")
 
 
@@ -200,8 +220,9 @@ def _text_to_bytes(text: Any, encoding: Any) -> bytes:
 
 def _from_bytes(data: Any) -> _Storage:
     if isinstance(data, _Part):
-        return _legacy_storage(_Part(data.source, data.at, data.end - data.at))
-    return _legacy_storage(_Part(_bytes(data), 0, len(data)))
+        return _legacy_storage(data.again())
+    data = _bytes(data)
+    return _legacy_storage(_Part(io.BytesIO(data), 0, len(data)))
 
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
@@ -303,15 +324,15 @@ class _Machine:
             _fail("entries for something that is no set")
         target.update(_keys(values))
 
-    def run(self, source: Any) -> Any:
+    def run(self, source: _Part) -> Any:
         """Runs up to the end of the pickle and returns what it leaves."""
-        for step, (code, argument, _) in enumerate(pickletools.genops(source)):
+        for step, (code, argument, _) in enumerate(pickletools.genops(cast(Any, source))):
             if step > MAX_STEPS:
                 _fail(f"more than {MAX_STEPS} instructions")
             if code.name == "STOP":
                 return self.pop()
             if isinstance(argument, bytes | bytearray) and len(argument) > LONG:
-                argument = _Part(getattr(source, "source", source), source.tell() - len(argument), len(argument))
+                argument = _Part(source.file, source.at - len(argument), len(argument))
             action = _ACTIONS.get(code.name)
             if action is None:
                 _fail(f"the instruction {code.name}")
@@ -485,11 +506,11 @@ def _legacy_storage(source: _Part) -> _Storage:
     dtype, count = wanted[0]
     if int.from_bytes(source.read(8), "little") != count:
         _fail("a storage with two lengths")
-    if source.end - source.at != count * dtype.itemsize:
-        _fail(f"a storage of {count} numbers with {source.end - source.at} bytes")
+    if source.left != count * dtype.itemsize:
+        _fail(f"a storage of {count} numbers with {source.left} bytes")
     if count == 0:
         return _Storage(torch.empty(0, dtype=dtype))
-    raw = torch.frombuffer(bytearray(source.read()), dtype=torch.uint8)  # of its own, so that it may be written to
+    raw = torch.frombuffer(source.rest(), dtype=torch.uint8)
     return _Storage(raw != 0 if dtype == torch.bool else raw.view(dtype))
 
 
@@ -516,8 +537,8 @@ def read(path: str | Path) -> Any:
             raise CheckpointError(f"{path} has {size / 2**30:.0f} GiB, more than the {MAX_BYTES // 2**30} GiB of any known pickle")
         if size == 0:
             raise CheckpointError(f"{path} is empty; fetch it again")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as source:
-            return _Machine().run(source)
+        with path.open("rb") as file:
+            return _Machine().run(_Part(file, 0, size))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
     except (_Bad, ValueError, TypeError, IndexError, OverflowError, RecursionError, MemoryError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """DDPM++ and NCSN++ of yang-song/score_sde_pytorch: their networks are our ``SongUNetConfig``.
 
 The official code keeps its layers in one list, so that their names are numbers. The key map follows the published description of that list;
-no published checkpoint has been loaded with it yet (``PROVEN``).
+no published checkpoint has been loaded with it yet.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from mezzotint.configs import DenoiserConfig, SongUNetConfig, TimesConfig, VECon
 from mezzotint.errors import CheckpointError
 
 NAME = "score_sde"
-PROVEN = False
-"""Whether a published checkpoint has been loaded and compared."""
 
 _RESIDUAL = {"norm1": "GroupNorm_0", "conv1": "Conv_0", "embed": "Dense_0", "norm2": "GroupNorm_1", "conv2": "Conv_1"}
 _PREFIXES = ("module.", "all_modules.")
