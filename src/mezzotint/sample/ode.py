@@ -388,13 +388,13 @@ class AdaptiveODE(Sampler):
         start, width = line.tau(t), line.tau(s) - line.tau(t)
 
         def slope(share: Tensor, z: Tensor) -> Tensor:
-            now = line.time(start + share.double().cpu() * width)
+            now = line.time(start + share.double().cpu().clamp_max(1) * width)  # the choice of a first step looks ahead
             x = expand(line.scale(now), z) * z
             return expand(width, z) * line.slope(*shifted(denoiser, x, now, cond, noise), now)
 
         z = expand(1 / line.scale(t), x_t) * x_t
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=x_t.device)
-        # A step must end at the end: one that passes it would ask for times below 0.
+        # A step must end at the end: beyond it, times may be below 0.
         options = {"step_t": ends[1:]}
         z = self._odeint(slope, z, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options)[-1]
         return expand(line.scale(s), z) * z
