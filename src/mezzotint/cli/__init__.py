@@ -15,8 +15,12 @@ from mezzotint.errors import MezzotintError, unknown
 COMMANDS = {
     "train": ("train", "train a model on images"),
     "train-classifier": ("train", "train a classifier of noisy images, to guide with"),
+    "covariance": ("covariance", "measure or train what the optimal reverse variance needs"),
     "sample": ("sample", "make images: PNGs, a grid and a manifest"),
     "redo": ("redo", "make an image again from the recipe that its PNG carries"),
+    "models": ("models", "list published models that load by name"),
+    "fetch": ("fetch", "fetch a published model into the cache"),
+    "convert": ("convert", "official weights to a model, or a model to official weights"),
     "info": ("info", "say what a model, run, data set, sample folder or PNG is"),
     "list": ("listing", "list samplers, guidances, recipes and other names"),
     "demo": ("demonstrate", "the whole way on handwritten digits: train, guide, sample, measure"),

@@ -93,10 +93,15 @@ def build_network(recipe: Recipe) -> nn.Module:
     return get(*recipe.net.kind)(recipe.net)
 
 
-def build_stage(recipe: Recipe) -> Stage:
-    """The generator of a resolved recipe, with fresh weights."""
+def build_stage(recipe: Recipe, network: nn.Module | None = None) -> Stage:
+    """The generator of a resolved recipe.
+
+    Args:
+        recipe: The recipe.
+        network: Its network; None: one with fresh weights.
+    """
     schedule = build_schedule(recipe.schedule)
-    denoiser = NetworkDenoiser(build_network(recipe), schedule, recipe.denoiser)
+    denoiser = NetworkDenoiser(build_network(recipe) if network is None else network, schedule, recipe.denoiser)
     conditioner = Unconditional() if recipe.label is None else get(*recipe.label.kind)(recipe.label)
     return Stage(denoiser, conditioner, Gaussian(schedule), build_codec(recipe))
 
@@ -106,9 +111,16 @@ def build_codec(recipe: Recipe) -> Codec:
     return get(*recipe.codec.kind)(recipe.codec)
 
 
-def build_classifier(recipe: Recipe) -> NoisyClassifier:
-    """The classifier of a resolved recipe, with fresh weights."""
-    return NoisyClassifier(build_network(recipe), build_schedule(recipe.schedule), recipe.denoiser.time_input)
+def build_classifier(recipe: Recipe, network: nn.Module | None = None) -> NoisyClassifier:
+    """The classifier of a resolved recipe.
+
+    Args:
+        recipe: The recipe.
+        network: Its network; None: one with fresh weights.
+    """
+    return NoisyClassifier(
+        build_network(recipe) if network is None else network, build_schedule(recipe.schedule), recipe.denoiser.time_input
+    )
 
 
 def build_objective(recipe: Recipe, piece: Stage | NoisyClassifier) -> Objective:

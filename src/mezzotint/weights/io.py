@@ -66,7 +66,12 @@ def weight_file(model: str = "model", ema: float | None = None) -> str:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses while the block writes into a ``CheckpointError``.
+
+    Args:
+        path: What is written, for the message.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -108,7 +113,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     try:
-        with _writing(folder):
+        with writing(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
             yield temporary
@@ -137,7 +142,7 @@ def write_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
-        with _writing(path):
+        with writing(path):
             temporary.write_text(text, encoding="utf-8")
             _flush(temporary)
             temporary.replace(path)
@@ -178,7 +183,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
     header = {"format": "pt", **metadata}
     if tied:
         header["tied"] = json.dumps(tied)
-    with _writing(path):
+    with writing(path):
         save_file({name: tensor.cpu().contiguous() for name, tensor in kept.items()}, path, metadata=header)
         _order_header(path)
         return file_hash(path)
@@ -372,8 +377,8 @@ def read_weights(folder: Path | str, spec: Spec, *, model: str = "model", ema: f
     return read_tensors(Path(folder) / name, sha256=spec.weights[name].get("sha256"))
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path | str) -> None:
-    """Copies tensors into a module whose keys and shapes must be the same.
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path | str) -> None:
+    """Checks that tensors have the keys and shapes of a module.
 
     Args:
         module: The module.
@@ -396,6 +401,21 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path |
             f"{where} does not fit the model: '{first}' has shape {tuple(tensors[first].shape)}, "
             f"the model needs {tuple(own[first].shape)} ({len(changed)} such tensors of {len(own)})"
         )
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path | str) -> None:
+    """Copies tensors into a module whose keys and shapes must be the same.
+
+    Args:
+        module: The module.
+        tensors: Name -> tensor.
+        where: The file, for error messages.
+
+    Raises:
+        CheckpointError: Keys or shapes differ; the first and the count are named.
+    """
+    check_fit(module, tensors, where=where)
     with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(tensors[name])
+        for name, value in module.state_dict().items():
+            if isinstance(value, Tensor):
+                value.copy_(tensors[name])
