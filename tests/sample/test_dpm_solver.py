@@ -135,7 +135,13 @@ def test_calls_are_as_stated(method, order, spacing) -> None:
 
 def test_the_end_at_0_returns_the_last_estimate_of_x0() -> None:
     denoiser = denoiser_of(MIXTURE, VP)
-    for text in ("dpm_solver,order=3", "dpm_solver,order=2,variant=noise", "dpm_solver,order=3,method=singlestep", "dpm_solver_adaptive", "unipc"):
+    for text in (
+        "dpm_solver,order=3",
+        "dpm_solver,order=2,variant=noise",
+        "dpm_solver,order=3,method=singlestep",
+        "dpm_solver_adaptive",
+        "unipc",
+    ):
         sampler = build("sampler", text)
         steps = None if sampler.adaptive else 9
         x = sample(denoiser, sampler, sampler.plan(VP, steps=steps and steps - 1, t_end="last"), X).x

@@ -37,7 +37,9 @@ def test_published_runs_of_edm() -> None:
     assert (heun.calls, euler.calls) == (35, 18)
 
 
-@pytest.mark.parametrize("text", ["euler", "heun", "heun,alpha=0.6", "dpm2", "lms", "dpm_solver,order=3", "dpm_solver,variant=noise", "unipc"])
+@pytest.mark.parametrize(
+    "text", ["euler", "heun", "heun,alpha=0.6", "dpm2", "lms", "dpm_solver,order=3", "dpm_solver,variant=noise", "unipc"]
+)
 def test_a_run_does_not_depend_on_how_the_process_is_scaled(text) -> None:
     """u = x / alpha at equal sigma / alpha is the same curve on every schedule, and so is the numerical one."""
     ratio = torch.logspace(1.2, -2, 9, dtype=F64)[:, None]
@@ -151,7 +153,15 @@ def test_without_torchdiffeq_one_line_says_what_to_do(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["euler,coordinate=lambda", "heun,alpha=0", "heun,s_churn=-1", "euler_ancestral,eta=-1", "lms,order=5", "ode,method=rk4", "ode,norm=max"],
+    [
+        "euler,coordinate=lambda",
+        "heun,alpha=0",
+        "heun,s_churn=-1",
+        "euler_ancestral,eta=-1",
+        "lms,order=5",
+        "ode,method=rk4",
+        "ode,norm=max",
+    ],
 )
 def test_settings_that_cannot_work_are_refused(text) -> None:
     with pytest.raises(ConfigError):

@@ -403,6 +403,9 @@ class DPMSolverAdaptive(_Exponential):
 
         h = torch.minimum(state.h, left)
         s = torch.where(h >= left, last, schedule.time_of(schedule.half_log_snr(t) + h))
+        # Pure noise has no lambda: from there to where next to nothing is left of the image, a step of first order is exact.
+        pure = torch.isneginf(schedule.half_log_snr(t))
+        s = torch.where(pure, schedule.time_of(-schedule.half_log_snr(torch.full_like(t, schedule.t_min))), s)
         leg = Leg(schedule, t, s, self.data)
         first, r1 = leg.part(1 / self.order)
         m1, _ = self.evaluate(denoiser, first.base(x_t, m), first.s, cond, noise)
@@ -417,7 +420,8 @@ class DPMSolverAdaptive(_Exponential):
         accept = accept & (left > 0)
         kept = expand(accept, x_t) > 0
         reached = torch.where(accept, s, reached)
-        state = AdaptiveState(x0, t=reached, h=h * growth, x_low=torch.where(kept, low, state.x_low))
+        h = torch.where(pure, self.h_init, h * growth)
+        state = AdaptiveState(x0, t=reached, h=h, x_low=torch.where(kept, low, state.x_low))
         return torch.where(kept, high, x_s), reached, state
 
     def error(self, low: Tensor, high: Tensor, previous: Tensor) -> Tensor:

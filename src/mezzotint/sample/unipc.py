@@ -107,9 +107,7 @@ class UniPC(Sampler):
         x_s = self.advance(leg, x_t, values, lams, plan.orders[i], correct=False)
         return x_s, s, UniPCState(x0, x_t, t, values, lams)
 
-    def advance(
-        self, leg: Leg, x_t: Tensor, values: tuple[Tensor, ...], lams: tuple[Tensor, ...], order: int, *, correct: bool
-    ) -> Tensor:
+    def advance(self, leg: Leg, x_t: Tensor, values: tuple[Tensor, ...], lams: tuple[Tensor, ...], order: int, *, correct: bool) -> Tensor:
         """One step along a leg from its start.
 
         Args:
