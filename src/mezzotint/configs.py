@@ -327,7 +327,9 @@ class CovarianceConfig:
     head: Literal["simple", "block"] = "simple"
     """The head of sn and npr: normalisation and a convolution, or a residual block that is told of the time before them."""
     average: bool = False
-    """Take the mean over each image before the variance is clipped to [0, 1]."""
+    """Take the mean over each image before the variance is clipped."""
+    largest: float | None = 1.0
+    """The variance is clipped to [0, largest]; 1 is the most that images in [-1, 1] can have. None: no upper limit, for latents."""
     features: int = 0
     """Channels of the network's last features; 0: found out when the head is built."""
     factor: int = 1

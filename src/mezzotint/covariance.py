@@ -132,11 +132,11 @@ def x0_variance(eps_variance: Tensor, alpha: Tensor, sigma: Tensor, *, largest: 
             E[eps^2 | x_t] - eps^2 (SN-DPM), or E[(eps - eps_hat)^2 | x_t] (NPR-DPM).
         alpha: Signal scale ``[b]``, float64.
         sigma: Noise scale ``[b]``, float64.
-        largest: Clamp to [0, largest]; 1 is the largest variance of data in [-1, 1]. None: no bounds.
+        largest: Clamp to [0, largest]; 1 is the largest variance of data in [-1, 1], inf leaves only the 0. None: no bounds.
         average: Take the mean over each image before the bounds.
 
     Returns:
-        ``[b, #c, #h, #w]``, in units of x0 squared. Where x_t is pure noise, ``largest``.
+        ``[b, #c, #h, #w]``, in units of x0 squared; 1 where x_t is pure noise, which says nothing of x0.
 
     Source: Bao et al. 2022 (Analytic-DPM), equation 9 and theorem 2; Bao et al. 2022 (Estimating the optimal covariance), theorem 3.2
     and equation 15.
@@ -146,7 +146,7 @@ def x0_variance(eps_variance: Tensor, alpha: Tensor, sigma: Tensor, *, largest: 
     var = expand((sigma / alpha) ** 2, eps_variance) * eps_variance
     if largest is None:
         return var
-    return torch.where(expand(alpha > 0, var).bool(), var.clamp(0, largest), largest)
+    return torch.where(expand(alpha > 0, var).bool(), var.clamp(0, largest), 1.0)
 
 
 def noise_cap(pixels: float) -> float:

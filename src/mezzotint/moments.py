@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -98,7 +99,8 @@ class KnownVariance(Wrapper):
             eps_variance = second
         else:
             eps_variance = second - from_x0("eps", posterior.mean, x_t, alpha, sigma).square()
-        return replace(posterior, var=x0_variance(eps_variance, alpha, sigma, average=self.config.average))
+        largest = math.inf if self.config.largest is None else self.config.largest
+        return replace(posterior, var=x0_variance(eps_variance, alpha, sigma, largest=largest, average=self.config.average))
 
 
 def knots(schedule: Schedule, count: int | None = None) -> Tensor:
@@ -127,7 +129,7 @@ def knots(schedule: Schedule, count: int | None = None) -> Tensor:
 
 @torch.no_grad()
 def estimate_moments(
-    denoiser: Denoiser, parts: Iterable[tuple[Tensor, Cond, Noise]], times: Tensor, *, on_pass: Callable[[], None] | None = None
+    denoiser: Denoiser, parts: Iterable[tuple[Tensor, Cond, Noise]], times: Tensor, *, on_pass: Callable[[], object] | None = None
 ) -> Moments:
     """The table of moments, from images noised anew at each time.
 

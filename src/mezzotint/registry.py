@@ -110,6 +110,19 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
     return name, settings
 
 
+def with_setting(text: str, key: str, value: str | None) -> str:
+    """A text with one of its settings replaced or added; None: the text as it is.
+
+    Example:
+        >>> with_setting("ddim,eta=0.5", "eta", "1"), with_setting("ancestral", "variance", "optimal")
+        ('ddim,eta=1', 'ancestral,variance=optimal')
+    """
+    if value is None:
+        return text
+    name, settings = parse(text)
+    return ",".join([name, *(f"{k}={v}" for k, v in {**settings, key: value}.items())])
+
+
 def call_with(function: Callable[..., T], settings: dict[str, str], *args: Any, what: str) -> T:
     """Calls a function with settings given as text, cast to the types of its keyword-only arguments.
 

@@ -37,6 +37,8 @@ class Arguments:
     """Only these images of the job, as in 5,17-20."""
     sampler: str | None = None
     """Sampler with its settings, as in ddim,eta=0.5; without it the model's own. `mezzotint list samplers` shows all."""
+    variance: str | None = None
+    """Replaces the setting variance of the sampler, as in optimal, for models that `mezzotint covariance` has seen."""
     steps: int | None = None
     """Number of steps; without it what the grid gives, or the model's own."""
     grid: str | None = None
@@ -89,6 +91,7 @@ def run(command: str, words: list[str]) -> int:
         ids=None if given.ids is None else parse_ids(given.ids),
         guidance=given.guidance,
         sampler=given.sampler,
+        variance=given.variance,
         steps=given.steps,
         grid=given.grid,
         seed=given.seed,

@@ -12,17 +12,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mezzotint.classifier import NoisyClassifier
 from mezzotint.conditioning import Label
 from mezzotint.configs import DataFacts, Spec
 from mezzotint.denoise import Bound, Denoiser
-from mezzotint.errors import ConfigError, unknown
+from mezzotint.errors import CapabilityError, ConfigError, unknown
 from mezzotint.guidance import Guidance, Site, compose
+from mezzotint.moments import KnownVariance
 from mezzotint.noise import Noise
 from mezzotint.pipelines.build import Stage
-from mezzotint.registry import build, call_with, get, parse
+from mezzotint.registry import build, call_with, get, parse, with_setting
+from mezzotint.sample.ancestral import KNOWN_VARIANCE
 from mezzotint.sample.base import Sampler
 from mezzotint.sample.grid import SPACINGS
 from mezzotint.sample.loop import sample
@@ -182,6 +184,24 @@ class Model(Loaded):
     def __init__(self, spec: Spec, stage: Stage, *, load: Callable[[str], Any], path: Path | None = None, weights: str | None = None):
         super().__init__(spec, path=path, weights=weights)
         self.stage, self._load = stage, load
+        self.variance_part: nn.Module | None = None
+
+    def with_variance(self) -> KnownVariance:
+        """The network together with what the model knows of Var[x0 | x_t].
+
+        Raises:
+            CapabilityError: It knows nothing of it, or only for other weights.
+        """
+        config, add = self.spec.covariance, f"`mezzotint covariance {self.path} --data DIR`"
+        if config is None:
+            raise CapabilityError(f"this model does not know Var[x0 | x_t], which the optimal variance needs; add it by {add}")
+        if self.variance_part is None and config.method != "heuristic":
+            from mezzotint.pipelines.covariance import read_variance  # it knows models, and is needed by few
+
+            self.variance_part = read_variance(self)
+        if self.variance_part is None and config.method != "heuristic":
+            raise CapabilityError(f"Var[x0 | x_t] is known for other weights than {self.weights}; load those with --ema, or run {add}")
+        return KnownVariance(self.stage.denoiser, config, self.variance_part)
 
     @property
     def device(self) -> torch.device:
@@ -203,6 +223,7 @@ class Model(Loaded):
         ids: Sequence[int] | None = None,
         guidance: str | Sequence[GuidanceLike] = (),
         sampler: str | None = None,
+        variance: str | None = None,
         steps: int | None = None,
         grid: str | None = None,
         seed: int = 0,
@@ -219,6 +240,7 @@ class Model(Loaded):
             ids: Make only these images of the job.
             guidance: In order, the innermost first: texts, or functions from denoiser to denoiser.
             sampler: As in "ddim,eta=0.5"; None: the model's own.
+            variance: Replaces the sampler's setting "variance", as in "optimal".
             steps: Number of steps; None: the model's own, unless the grid gives it.
             grid: Spacing of the times; None: the model's own, or "uniform" where that is a rule and steps are given.
             seed: Seed of the random streams.
@@ -267,7 +289,7 @@ class Model(Loaded):
         job = Job(
             ids=chosen,
             labels=picked,
-            sampler=own.sampler if sampler is None else sampler,
+            sampler=with_setting(own.sampler if sampler is None else sampler, "variance", variance),
             steps=steps,
             grid=grid,
             guidance=tuple(w if isinstance(w, str) else getattr(w, "__qualname__", repr(w)) for w in wraps),
@@ -332,7 +354,8 @@ class Model(Loaded):
             return lambda inner: call_with(kind.attach, settings, inner, site, what=name)
 
         wraps = [wrap(w) if isinstance(w, str) else w for w in (job.guidance if guidance is None else guidance)]
-        guided = compose(self.stage.denoiser, wraps)
+        known = self.sampler(job).requires >= KNOWN_VARIANCE
+        guided = compose(self.with_variance() if known else self.stage.denoiser, wraps)
         return (Bound(guided) if job.clip else guided).eval()
 
     def sampler(self, job: Job) -> Sampler:
