@@ -98,7 +98,7 @@ def bound_costs(
     *,
     variance: str,
     official: bool = False,
-    on_pass: Callable[[], None] | None = None,
+    on_pass: Callable[[], object] | None = None,
 ) -> np.ndarray:
     """What every step between two times adds to the bound, averaged over images; ``least_cost_path`` then finds the best trajectory.
 
