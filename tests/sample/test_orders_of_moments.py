@@ -6,9 +6,7 @@ import pytest
 import torch
 from tests.analytic import GAUSSIAN, SCHEDULES, denoiser_of, marginal, reached
 
-from mezzotint.noise import Noise
 from mezzotint.registry import build, names
-from mezzotint.sample.loop import sample
 from mezzotint.schedules import build_schedule
 
 # Inversions go the other way; Langevin steps are not affine in x, see test_sde.
@@ -33,17 +31,3 @@ def test_moments_become_exact(name, schedule) -> None:
     few, many = (deviation(name, steps, schedule) for steps in (24, 48))
     assert many < 0.15
     assert many < max(0.66 * few, 1e-4), (few, many)
-
-
-@pytest.mark.parametrize("name", names("sampler"))
-def test_an_image_is_the_same_in_any_batch_and_any_run(name) -> None:
-    schedule, sampler = build_schedule(SCHEDULES["linear"]), build("sampler", name)
-    denoiser, noise = denoiser_of(GAUSSIAN, schedule), Noise(5, range(7))
-    x = noise.normal((7, 2), name="prior")
-    plan = sampler.plan(schedule) if name in TIGHT else sampler.plan(schedule, steps=12)
-    whole = sample(denoiser, sampler, plan, x, noise=noise).x
-    assert bool(torch.isfinite(whole).all())
-    assert torch.equal(sample(denoiser, sampler, plan, x, noise=noise).x, whole)
-    for rows in ([3], [6, 0, 3]):
-        part = sample(denoiser, sampler, plan, x[rows], noise=noise.rows(rows)).x
-        torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-5)

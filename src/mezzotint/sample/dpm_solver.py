@@ -427,7 +427,7 @@ class DPMSolverAdaptive(_Exponential):
     def error(self, low: Tensor, high: Tensor, previous: Tensor) -> Tensor:
         """Error of each image in units of the tolerance, ``[b]`` float64."""
         allowed = (self.rtol * torch.maximum(low.abs(), previous.abs())).clamp_min(self.atol)
-        square = ((high - low) / allowed).flatten(1).square().mean(dim=1).double().cpu()
+        square = ((high - low) / allowed).flatten(1).square().mean(dim=1).cpu().double()
         if self.norm == "image":
             return square.sqrt()
         return (square.max() if self.norm == "batch" else square.mean()).sqrt().expand_as(square)

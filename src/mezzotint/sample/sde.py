@@ -102,7 +102,7 @@ class PredictorCorrector(Sampler):
 
     def langevin(self, x_t: Tensor, score: Tensor, ratio: Tensor, z: Tensor) -> Tensor:
         """One Langevin step; ``ratio`` is alpha_i of algorithm 5, ``[b]``."""
-        size, target = (value.flatten(1).double().norm(dim=1).cpu() for value in (score, z))
+        size, target = (value.flatten(1).norm(dim=1).cpu().double() for value in (score, z))
         if self.norm == "batch":
             size, target = size.mean().expand_as(size), target.mean().expand_as(target)
         width = 2 * ratio * (self.snr * target / size) ** 2

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from tests.parity.adapters.edm import Recorded
 from tests.parity.harness import Case, Outputs, adapter
-from torch import Tensor
+from torch import Tensor, nn
 
-from mezzotint.configs import VEConfig, VPConfig
+from mezzotint.configs import DenoiserConfig, DiscreteConfig, VEConfig, VPConfig
+from mezzotint.denoise import NetworkDenoiser, time_input
+from mezzotint.process import add_noise, expand, target
 from mezzotint.sample.base import Sampler
 from mezzotint.sample.dpm_solver import DPMSolver, DPMSolverAdaptive
 from mezzotint.sample.grid import make_grid
 from mezzotint.sample.loop import sample
 from mezzotint.sample.ode import DPM2, LMS, Euler, EulerAncestral, Heun, ancestral_split, lagrange_weights
 from mezzotint.sample.sde import DPMSolverSDE
-from mezzotint.schedules import build_schedule
+from mezzotint.schedules import Discrete, Schedule, build_schedule
 from mezzotint.types import Plan
 
 CHURN = {"s_churn": "s_churn", "s_tmin": "s_min", "s_tmax": "s_max", "s_noise": "s_noise"}
@@ -106,3 +110,45 @@ def lms_coefficients(case: Case) -> Outputs:
     t = case.inputs["t"].double()
     out = [lagrange_weights(t[i - torch.arange(order)][:, None], t[i + 1 : i + 2])[j, 0] for order, i, j in case.config["order_i_j"]]
     return {"coeff": torch.stack(out)}
+
+
+def denoised(
+    case: Case, schedule: Schedule, kind: Literal["eps", "v"], label: Callable[[Tensor], Tensor], time_input: Literal["index", "alpha"]
+) -> Outputs:
+    """Output and loss of a network A x (1 + c label) on images that are not scaled down, x0 + sigma eps."""
+    inputs = case.inputs
+    network = nn.Module()
+    network.forward = lambda x, t, cond: torch.einsum("ij,bjhw->bihw", inputs["A"], x) * (1 + expand(label(t), x))
+    denoiser = NetworkDenoiser(network, schedule, DenoiserConfig(predicts=kind, time_input=time_input))
+    t = schedule.time_of(-inputs["sigma"].double().log())
+    alpha, sigma = schedule(t)
+    wanted = target(kind, inputs["x"], inputs["noise"], alpha, sigma)
+    got = denoiser.predict(add_noise(schedule, inputs["x"], inputs["noise"], t), t).value
+    return {"D": denoiser(expand(alpha, inputs["x"]) * inputs["x"], t).mean, "loss": (got - wanted).square().flatten(1).mean(1)}
+
+
+@adapter("k_diffusion", "discrete_denoiser")
+def discrete_denoiser(case: Case) -> Outputs:
+    bar = torch.cat([torch.ones(1, dtype=torch.float64), case.inputs["alphas_cumprod"].double()])
+    schedule = build_schedule(DiscreteConfig(custom=tuple((1 - bar[1:] / bar[:-1]).tolist()), interpolate="log_sigma"))
+    assert isinstance(schedule, Discrete)
+    assert schedule.levels is not None
+    index = (lambda t: t.round()) if case.config["quantize"] else lambda t: t
+    to_sigma = lambda t: torch.exp(-schedule.half_log_snr(t))  # noqa: E731
+    return {
+        "sigmas": to_sigma(schedule.levels),
+        "t": index(time_input(schedule, schedule.time_of(-case.inputs["sigma"].double().log()), "index")),
+        "t_to_sigma": to_sigma((case.inputs["t"].double() + 1) / schedule.steps),
+        "get_sigmas": to_sigma(make_grid(schedule, "uniform", case.config["n"])[:, 0]),
+        "get_sigmas_all": to_sigma(make_grid(schedule, "uniform", None)[:, 0]),
+        **denoised(case, schedule, case.config["prediction"], lambda t: 0.001 * index(t), "index"),
+    }
+
+
+@adapter("k_diffusion", "v_denoiser")
+def v_denoiser(case: Case) -> Outputs:
+    """The angle of (alpha, sigma) as time; any schedule that preserves variance has the same values at the same angle."""
+    schedule = build_schedule(VPConfig())
+    alpha, sigma = schedule(schedule.time_of(-case.inputs["sigma"].double().log()))
+    angle = lambda alpha: torch.arccos(alpha) * 2 / math.pi  # noqa: E731
+    return {"t": angle(alpha), "sigma": sigma / alpha, **denoised(case, schedule, "v", angle, "alpha")}
