@@ -6,15 +6,14 @@ import pytest
 import torch
 from tests.analytic import F64, GAUSSIAN, MIXTURE, SCHEDULES, ExactClassifier, QuickNoise, denoiser_of, marginal, quasi_normal, reached
 
-from mezzotint.errors import CapabilityError
 from mezzotint.guidance import Classifier
 from mezzotint.registry import build, names
 from mezzotint.sample.base import Sampler
 from mezzotint.sample.loop import sample
-from mezzotint.schedules import build_schedule
+from mezzotint.schedules import Schedule, build_schedule
 from mezzotint.types import Plan
 
-# Beside the default settings of each name. A name of a colleague's that is not here is tested with its defaults alone.
+# A name that is not here is tested with its default settings.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "ancestral": ("ancestral", "ancestral,variance=fixed_large", "ancestral,variance=optimal"),
     "ddim": ("ddim", "ddim,eta=0.5", "ddim,eta=1"),
@@ -25,41 +24,33 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     # Two dimensions are few for a step size from the norms of one image: now and then the score is near zero.
     "predictor_corrector": ("predictor_corrector,norm=batch",),
 }
-# Samplers that choose their own times, and what makes them finer.
-COARSE_FINE = {"ode": (",rtol=1e-2,atol=1e-2", ",rtol=1e-4,atol=1e-4"), "dpm_solver_adaptive": ("", ",rtol=5e-4,atol=8e-5")}
+# Samplers that choose their own times, and the tolerances that make them exact enough.
+FINE = {"ode": ",rtol=1e-4,atol=1e-4", "dpm_solver_adaptive": ",rtol=5e-4,atol=8e-5"}
 CHOSEN = [text for name in names("sampler") for text in SETTINGS.get(name, (name,))]
-# Whose steps are not affine in x and the noise, so that moments need many samples.
-NOT_AFFINE = {"predictor_corrector"}
-# Which work in log-SNR throughout, and so need a start with some signal.
-NEED_SIGNAL = {"dpm_solver_adaptive", "dpm_solver,variant=noise,method=singlestep,order=3"}
-AFFINE = [text for text in CHOSEN if text.split(",")[0] not in NOT_AFFINE]
+# Settings beside the defaults, whose moments test_orders_of_moments looks at.
+VARIANTS = [text for text in CHOSEN if "," in text and text.split(",")[0] not in ("ode", "predictor_corrector")]
 
 
-def planned(text: str, schedule, steps: int, *, fine: bool = False) -> tuple[Sampler, Plan]:
+def planned(text: str, schedule: Schedule, steps: int) -> tuple[Sampler, Plan]:
     """A sampler with a plan in log-SNR, or, where it chooses its own times, with the plan that it makes by itself."""
-    name = text.split(",")[0]
-    if name in COARSE_FINE:
-        sampler = build("sampler", text + COARSE_FINE[name][fine])
+    fine = FINE.get(text.split(",")[0])
+    sampler = build("sampler", text + (fine or ""))
+    if fine:
         return sampler, sampler.plan(schedule)
-    sampler = build("sampler", text)
-    return sampler, sampler.plan(schedule, steps=steps, spacing="logsnr")
+    start = 0.999 if "variant=noise" in text and schedule.t_max == 1 else None  # eps says nothing at pure noise
+    return sampler, sampler.plan(schedule, steps=steps, spacing="logsnr", t_start=start)
 
 
 @pytest.mark.parametrize("name", ["linear", "ve", "flow"])
-@pytest.mark.parametrize("text", AFFINE)
+@pytest.mark.parametrize("text", VARIANTS)
 def test_the_moments_of_a_gaussian_become_exact_as_steps_grow(text, name) -> None:
     schedule = build_schedule(SCHEDULES[name])
     denoiser = denoiser_of(GAUSSIAN, schedule, var=True)
     exact_mean, exact_cov = GAUSSIAN.moments()
-    start = marginal(GAUSSIAN, schedule, schedule.t_max)
     errors = []
-    for steps, fine in ((20, False), (60, True)):
-        if name == "flow" and text in NEED_SIGNAL:
-            with pytest.raises(CapabilityError, match="cannot start from pure noise"):
-                planned(text, schedule, steps, fine=fine)
-            return
-        sampler, plan = planned(text, schedule, steps, fine=fine)
-        mean, cov = reached(denoiser, sampler, plan, *start)
+    for steps in (20, 60):
+        sampler, plan = planned(text, schedule, steps)
+        mean, cov = reached(denoiser, sampler, plan, *marginal(GAUSSIAN, schedule, plan.grid[0].item()))
         errors.append(max((mean - exact_mean).abs().max().item(), (cov - exact_cov).abs().max().item()))
     assert errors[1] < 0.11, errors
     assert errors[1] < 0.5 * errors[0] or errors[1] < 2e-3, errors
@@ -72,7 +63,7 @@ START = quasi_normal(N, 2)
 @pytest.mark.parametrize("text", CHOSEN)
 def test_a_mixture_is_reached(text) -> None:
     schedule = build_schedule(SCHEDULES["linear"])
-    sampler, plan = planned(text, schedule, 100, fine=True)
+    sampler, plan = planned(text, schedule, 100)
     x = sample(denoiser_of(MIXTURE, schedule, var=True), sampler, plan, START, noise=QuickNoise(N)).x
     mean, cov = MIXTURE.moments()
     error = 4 * (cov.diag() / N).sqrt() if sampler.stochastic else torch.full((2,), 0.04, dtype=F64)
@@ -86,7 +77,7 @@ def test_a_mixture_is_reached(text) -> None:
 @pytest.mark.parametrize("text, name", [*((text, "linear") for text in CHOSEN), ("ancestral", "flow"), ("ddim", "flow"), ("ddim", "ve")])
 def test_the_exact_classifier_guides_to_the_exact_conditional(text, name) -> None:
     schedule = build_schedule(SCHEDULES[name])
-    sampler, plan = planned(text, schedule, 100, fine=True)
+    sampler, plan = planned(text, schedule, 100)
     inner = denoiser_of(MIXTURE, schedule, var="optimal" in text)
     inner.accepts = frozenset()
     denoiser = Classifier(inner, ExactClassifier(MIXTURE, schedule), scale=1.0)
