@@ -14,7 +14,7 @@ from tests.cli.models import SHORT, TINY
 from tests.data.makers import encoded, folder, pixels, three_classes
 
 from mezzotint import registry
-from mezzotint.cli.train import TASKS, arguments, recipes, summary
+from mezzotint.cli.train import TASKS, Options, arguments, recipes, summary
 from mezzotint.configs import ClassifyConfig, EncoderConfig, VEConfig, VLBConfig, to_dict
 from mezzotint.errors import ConfigError
 from mezzotint.weights.io import read_spec
@@ -28,11 +28,11 @@ def test_every_recipe_belongs_to_a_command():
 @pytest.mark.parametrize("name", registry.names("recipe"))
 def test_a_recipe_without_changes_comes_back_whole(name):
     recipe = registry.get("recipe", name)()
-    given, out, resume = arguments(recipe, ["--data", "digits", "--out", "r"], prog="p")
+    given, run = arguments(recipe, ["--data", "digits", "--out", "r"], prog="p")
     wanted = to_dict(recipe)
     wanted["data"]["path"] = "digits"
     assert to_dict(given) == wanted
-    assert (str(out), resume) == ("r", False)
+    assert run == Options(Path("r"), resume=False, init=None)
 
 
 def test_any_setting_can_be_changed():
@@ -50,8 +50,8 @@ def test_any_setting_can_be_changed():
         "--label.drop",
         "0.2",
     ]
-    given, _, resume = arguments(recipes("generate")["small"], words, prog="p")
-    assert resume
+    given, run = arguments(recipes("generate")["small"], words, prog="p")
+    assert run.resume
     assert given.net.width == 96 and tuple(given.net.mults) == (1, 2)
     assert given.data.path == "photos" and given.data.size == (32, 48) and not given.data.labels and given.data.flip
     assert given.optim.lr == 3e-4 and given.optim.clip is None
@@ -75,7 +75,7 @@ def test_pieces_can_be_exchanged():
         "--net",
         "encoder",
     ]
-    given, _, _ = arguments(recipes("generate")["small"], words, prog="p")
+    given, _ = arguments(recipes("generate")["small"], words, prog="p")
     assert given.objective == VLBConfig()
     assert given.schedule == VEConfig(sigma_max=50.0)
     assert given.label is None

@@ -17,8 +17,26 @@ from mezzotint.configs import Recipe, Spec
 from mezzotint.errors import ConfigError, unknown
 
 TASKS = {"train": "generate", "train-classifier": "classify"}
+FROM_INIT = ("net", "schedule", "denoiser", "codec")
+"""Pieces that come from the model of --init; of the network what no weight depends on can still be set."""
 PREVIEW_STEPS = 50
 _FIXED = ("name", "task", "cite")
+INIT_HELP = "Begin from a model, run, official file or name of `mezzotint models`: its architecture, and every weight that fits."
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a run beside its recipe.
+
+    Attributes:
+        out: The run folder.
+        resume: Go on with the run in it.
+        init: What the weights begin from; None: random numbers.
+    """
+
+    out: Path
+    resume: bool = False
+    init: str | None = None
 
 
 def run(command: str, words: list[str]) -> int:
@@ -42,8 +60,8 @@ def run(command: str, words: list[str]) -> int:
         raise ConfigError(f"the recipe comes first, as in `mezzotint {command} {next(iter(known))} {name} ...`; recipes: {_names(known)}")
     if name not in known:
         raise _unknown_recipe(command, name, known)
-    recipe, out, resume = arguments(known[name], words[1:], prog=f"mezzotint {command} {name}")
-    _train(recipe, out, resume)
+    recipe, run = arguments(known[name], words[1:], prog=f"mezzotint {command} {name}")
+    _train(recipe, run)
     return 0
 
 
@@ -69,7 +87,7 @@ def _help(command: str, known: dict[str, Recipe]) -> str:
     lines = [f"  {name:<20}{doc}" for name, doc in docs.items()]
     return "\n".join(
         [
-            f"usage: mezzotint {command} RECIPE --data PATH --out RUN [--resume] [--train.images N] [--net.width W] ...",
+            f"usage: mezzotint {command} RECIPE --data PATH --out RUN [--resume] [--init MODEL] [--train.images N] [--net.width W] ...",
             "",
             "Recipes:",
             *lines,
@@ -82,7 +100,7 @@ def _help(command: str, known: dict[str, Recipe]) -> str:
 # --- arguments -----------------------------------------------------------------------------------------------------------
 
 
-def arguments(recipe: Recipe, words: list[str], *, prog: str) -> tuple[Recipe, Path, bool]:
+def arguments(recipe: Recipe, words: list[str], *, prog: str) -> tuple[Recipe, Options]:
     """Reads the options of a training run.
 
     ``--net.width 96`` changes one setting; ``--objective vlb`` or ``--label none`` puts another piece in place of the recipe's.
@@ -93,7 +111,7 @@ def arguments(recipe: Recipe, words: list[str], *, prog: str) -> tuple[Recipe, P
         prog: The command as the user types it.
 
     Returns:
-        The recipe with its changes, the run folder, and whether to go on with the run in it.
+        The recipe with its changes, and the other options.
 
     Raises:
         ConfigError: Unknown, missing or wrong options.
@@ -109,7 +127,16 @@ def arguments(recipe: Recipe, words: list[str], *, prog: str) -> tuple[Recipe, P
     if not given.data.path:
         raise ConfigError(f"no data was given; pass --data with a folder, a .zip or .npz file, or 'digits'; see {prog} --help")
     parts = {f.name: getattr(given, f.name) for f in dataclasses.fields(Recipe) if hasattr(given, f.name)}
-    return dataclasses.replace(recipe, **parts), given.out, given.resume
+    if given.init is not None:
+        _check_init(words)
+    return dataclasses.replace(recipe, **parts), Options(given.out, given.resume, given.init)
+
+
+def _check_init(words: list[str]) -> None:
+    for word in words:
+        piece, _, setting = word.removeprefix("--").partition("=")[0].partition(".")
+        if word.startswith("--") and piece in FROM_INIT and (piece, setting) not in (("net", "dropout"), ("net", "checkpointing")):
+            raise ConfigError(f"{word.partition('=')[0]} has no effect with --init, whose model says it; leave it out")
 
 
 def _long(word: str) -> str:
@@ -145,6 +172,7 @@ def _form(recipe: Recipe) -> type:
     fields: list[Any] = [
         ("out", Annotated[Path, tyro.conf.arg(help="Run folder, to be made.")]),
         ("resume", Annotated[bool, tyro.conf.arg(help="Go on with the run in that folder.")], False),
+        ("init", Annotated[str | None, tyro.conf.arg(help=INIT_HELP)], None),
     ]
     for name, kinds in _choices().items():
         option = Annotated[Literal[tuple(kinds)], tyro.conf.arg(name=name, help=f"Kind of piece for {name}.")]
@@ -159,7 +187,7 @@ def _form(recipe: Recipe) -> type:
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
-def _train(recipe: Recipe, out: Path, resume: bool) -> None:
+def _train(recipe: Recipe, run: Options) -> None:
     # What can be wrong with data and settings is found before the model is built.
     from mezzotint.data import check_enough, open_source
 
@@ -176,25 +204,33 @@ def _train(recipe: Recipe, out: Path, resume: bool) -> None:
 
     import mezzotint
     from mezzotint.checkpoint import fresh
+    from mezzotint.checkpoint.finetune import begin, take_over
     from mezzotint.pipelines.build import build_objective, resolve
     from mezzotint.pipelines.generate import ClassifierModel
     from mezzotint.train.trainer import Trainer
 
-    recipe = resolve(recipe, facts)
+    start = None if run.init is None else begin(run.init, recipe, facts)
+    recipe = resolve(recipe, facts) if start is None else start.recipe
     _say(summary(recipe))
     provenance = {"made_by": f"mezzotint {mezzotint.__version__}", "data": recipe.data.path, "fingerprint": source.fingerprint}
+    if start is not None:
+        provenance |= {"init": start.source, "init_sha256": start.model.hash}
     spec = Spec(recipe=recipe, data=facts, provenance=provenance)
     torch.manual_seed(recipe.train.seed)
     model = fresh(spec, device="cpu")  # the trainer puts it where it belongs
+    if start is not None:
+        for line in take_over(start, model):
+            _say(line)
+        start = None  # its weights need no memory any more
     trainer = Trainer(
         build_objective(recipe, model.classifier if isinstance(model, ClassifierModel) else model.stage),
         source,
-        out=out,
+        out=run.out,
         train=recipe.train,
         optim=recipe.optim,
         ema=recipe.ema,
         spec=spec,
-        resume=resume,
+        resume=run.resume,
         on_sample=None if isinstance(model, ClassifierModel) else _previews(model, recipe),
     )
     trainer.run()
