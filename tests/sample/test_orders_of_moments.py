@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from tests.analytic import GAUSSIAN, SCHEDULES, denoiser_of, marginal, reached
 
 from mezzotint.registry import build, names
