@@ -17,6 +17,8 @@ COMMANDS = {
     "train-classifier": ("train", "train a classifier of noisy images, to guide with"),
     "covariance": ("covariance", "measure or train what the optimal reverse variance needs"),
     "sample": ("sample", "make images: PNGs, a grid and a manifest"),
+    "likelihood": ("likelihood", "measure bits/dim of images under a model"),
+    "tune": ("tune", "find the best sampler for each number of network calls"),
     "redo": ("redo", "make an image again from the recipe that its PNG carries"),
     "models": ("models", "list published models that load by name"),
     "fetch": ("fetch", "fetch a published model into the cache"),

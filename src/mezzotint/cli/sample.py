@@ -43,6 +43,8 @@ class Arguments:
     """Number of steps; without it what the grid gives, or the model's own."""
     grid: str | None = None
     """Spacing of the steps: uniform, quadratic, or a respacing rule such as 250, ddim25 or 10,15,20."""
+    calls: int | None = None
+    """Sample as `mezzotint tune` found best within so many network calls; replaces --sampler, --steps and --grid."""
     guidance: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """As in classifier,model=PATH,scale=4 or cfg,scale=2,from=0.2,to=0.8. May be repeated; the first is the innermost."""
     seed: int = 0
@@ -94,6 +96,7 @@ def run(command: str, words: list[str]) -> int:
         variance=given.variance,
         steps=given.steps,
         grid=given.grid,
+        calls=given.calls,
         seed=given.seed,
         batch_size=given.batch_size,
         exact=given.exact,

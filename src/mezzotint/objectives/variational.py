@@ -69,13 +69,14 @@ def bits_per_dim(nats: Tensor) -> Tensor:
 
 
 def prior_term(schedule: Schedule, x0: Tensor, t: Tensor) -> Tensor:
-    """KL(q(x_t | x0) || N(0, I)) at the noisiest time, ``[b]`` bits/dim.
+    """KL(q(x_t | x0) || N(0, prior_scale^2 I)) at the noisiest time, ``[b]`` bits/dim.
 
     Source: Ho et al. 2020, equation 5 (L_T).
     """
     alpha, sigma = schedule(t)
     zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
-    return bits_per_dim(normal_kl(expand(alpha, x0) * x0, expand(2 * sigma.log(), x0), zero, zero))
+    prior = zero + 2 * math.log(schedule.prior_scale)
+    return bits_per_dim(normal_kl(expand(alpha, x0) * x0, expand(2 * sigma.log(), x0), zero, prior))
 
 
 def vlb_term(

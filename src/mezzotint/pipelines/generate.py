@@ -23,6 +23,7 @@ from mezzotint.guidance import Guidance, Site, compose
 from mezzotint.moments import KnownVariance
 from mezzotint.noise import Noise
 from mezzotint.pipelines.build import Stage
+from mezzotint.pipelines.tuned import Setting, read_tuned
 from mezzotint.registry import build, call_with, get, parse, with_setting
 from mezzotint.sample.ancestral import KNOWN_VARIANCE
 from mezzotint.sample.base import Sampler
@@ -226,6 +227,7 @@ class Model(Loaded):
         variance: str | None = None,
         steps: int | None = None,
         grid: str | None = None,
+        calls: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         exact: bool = False,
@@ -243,6 +245,7 @@ class Model(Loaded):
             variance: Replaces the sampler's setting "variance", as in "optimal".
             steps: Number of steps; None: the model's own, unless the grid gives it.
             grid: Spacing of the times; None: the model's own, or "uniform" where that is a rule and steps are given.
+            calls: Use the sampler, steps, grid and, unless one is given, guidance that a search found best within so many network calls.
             seed: Seed of the random streams.
             batch_size: Images in a pass; None: 64. No effect with ``exact``, which fixes it at 8.
             exact: Promise equal bytes, not 1/255.
@@ -253,6 +256,11 @@ class Model(Loaded):
             CapabilityError: A guidance or grid that this model cannot have.
         """
         own = self.spec.recipe.sample
+        if calls is not None:
+            if not (sampler is None and steps is None and grid is None):
+                raise ConfigError("calls chooses sampler, steps and grid; leave those out, or leave out calls")
+            found = self.tuned(calls)
+            sampler, steps, grid, guidance = found.sampler, found.steps, found.grid, guidance or found.guidance
         if grid is None and steps is None:
             steps = own.steps
         if grid is None:  # a respacing rule fixes the number of steps, so it gives way to one that was asked for
@@ -303,6 +311,19 @@ class Model(Loaded):
         if picked is not None and "label" not in denoiser.accepts:
             raise ConfigError("this model is unconditional; leave out classes, or add classifier guidance")
         return job
+
+    def tuned(self, calls: int) -> Setting:
+        """The best setting within so many network calls that a search found for this model.
+
+        Raises:
+            ConfigError: There was no search, or none for so few calls.
+        """
+        found = None if self.path is None else read_tuned(self.path)
+        if found is None:
+            raise ConfigError(f"this model is not tuned; run `mezzotint tune {self.path} --data DIR --calls {calls}`, or give steps")
+        if found.weights != self.hash:
+            warnings.warn(f"{self.path} was tuned with other weights than {self.weights}", stacklevel=3)
+        return found.setting(calls)
 
     def _counts(self, classes: str | Mapping[str | int, int]) -> list[tuple[int, int]]:
         if not self.classes:
@@ -425,7 +446,7 @@ class Model(Loaded):
 
             bar = tqdm(total=len(job.ids), unit="image", desc="sampling")
         found: dict[int, Tensor] = {}
-        for chunk in self.run(job, guidance=wraps):
+        for chunk in self.run(job, guidance=wraps or None):
             found.update(zip(chunk.ids, chunk.trajectory.x.float().cpu(), strict=True))
             if bar is not None:
                 bar.update(len(chunk.ids))
