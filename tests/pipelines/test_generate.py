@@ -101,6 +101,10 @@ def test_parts_of_a_job(model) -> None:
         ({"classes": "cat"}, "'cat' in classes 'cat' is not class=number; write them as in 3=8,cat=8"),
         ({"classes": "cat=x"}, "'cat=x' in classes 'cat=x' is not class=number; write them as in 3=8,cat=8"),
         ({"ids": [1, 2], "num": 3}, "2 ids, and num is 3; leave out one of the two"),
+        (
+            {"sampler": "ddim_inversion"},
+            "sampler 'ddim_inversion' runs from images to noise; use it with mezzotint.sample.loop, and ddim to sample",
+        ),
         ({"ids": []}, "ids must be different numbers from 0 on, at least one"),
         ({"ids": [1, 1]}, "ids must be different numbers from 0 on, at least one"),
         ({"ids": [-1]}, "ids must be different numbers from 0 on, at least one"),

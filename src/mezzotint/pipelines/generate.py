@@ -306,7 +306,9 @@ class Model(Loaded):
             batch=EXACT_BATCH if exact else batch_size or 64,
             exact=exact,
         )
-        self.plan(job)
+        visited = self.plan(job).grid
+        if bool((visited[-1] > visited[0]).any()):
+            raise ConfigError(f"sampler '{job.sampler}' runs from images to noise; use it with mezzotint.sample.loop, and ddim to sample")
         denoiser = self.denoiser(job, wraps)
         if picked is not None and "label" not in denoiser.accepts:
             raise ConfigError("this model is unconditional; leave out classes, or add classifier guidance")
