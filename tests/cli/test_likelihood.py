@@ -34,6 +34,7 @@ def test_density_says_what_it_depends_on(mezzotint, digits_run) -> None:
     [
         (["--rate-distortion", "a.pdf"], ".json or .png"),
         (["--method", "ode", "--progressive", "d"], "leave out --method ode"),
+        (["--method", "ode", "--official"], "leave out --variance and --official"),
         (["--json", "no/a.json"], "no does not exist"),
         (["--num", "0"], "0 images were asked for"),
         (["--trace", "exat"], "exat"),

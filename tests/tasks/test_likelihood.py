@@ -88,6 +88,17 @@ def test_bound_of_a_model_and_its_curve(model, source) -> None:
     assert points[-1].rmse == pytest.approx(127.5 * math.sqrt(found.x0_mse[-1])) and points[-1].rmse < points[0].rmse
 
 
+def test_variance_and_integral_of_choice(model, source) -> None:
+    own, large, official = (
+        likelihood(model, source, num=4, steps=10, **more) for more in ({}, {"variance": "fixed_large"}, {"official": True})
+    )
+    assert (own.settings["variance"], large.settings["variance"]) == ("learned_range", "fixed_large")
+    assert own.steps != large.steps and own.x0_mse == large.x0_mse
+    assert own.steps == official.steps and 0 < abs(own.decoder - official.decoder) < 0.1
+    with pytest.raises(CapabilityError, match="mezzotint covariance"):
+        likelihood(model, source, num=4, steps=10, variance="optimal")
+
+
 def test_density_of_a_model(model, source) -> None:
     seen = []
     exact = likelihood(model, source, num=2, method="ode", steps=8, trace="exact", solver="heun", on_batch=seen.append)

@@ -19,7 +19,7 @@ def ticks(low: float, high: float) -> list[float]:
 
     Example:
         >>> ticks(0, 10)
-        [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+        [0, 2, 4, 6, 8, 10]
     """
     raw = (high - low) / 5 or 1.0
     power = 10 ** math.floor(math.log10(raw))

@@ -14,6 +14,7 @@ from mezzotint.cli.sample import parse_ema
 from mezzotint.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mezzotint.pipelines.generate import Model
     from mezzotint.tasks.likelihood import Likelihood
     from mezzotint.tasks.rate_distortion import Decoded, Point
 
@@ -42,6 +43,10 @@ class Arguments:
     """Divergence of the ODE: one backward pass a dimension, or one for a vector of random signs."""
     solver: Literal["rk4", "heun"] = "rk4"
     """Integrator of the ODE: 4 calls a step, or 2."""
+    variance: str | None = None
+    """Reverse variance of the chain (vlb), as in fixed_large, or optimal after `mezzotint covariance`; without it that of the training."""
+    official: bool = False
+    """Use the approximate integral of the official ADM code in the decoder (vlb)."""
     seed: int = 0
     """Seed of noise, dequantisation and random signs."""
     batch_size: int = 64
@@ -72,6 +77,8 @@ def run(command: str, words: list[str]) -> int:
         raise ConfigError(f"--rate-distortion {curve}: give a file that ends in .json or .png")
     if given.method == "ode" and (curve is not None or given.progressive is not None):
         raise ConfigError("progressive coding follows from the variational bound; leave out --method ode")
+    if given.method == "ode" and (given.variance is not None or given.official):
+        raise ConfigError("the ODE has no reverse variance and no decoder; leave out --variance and --official, or --method ode")
     if given.progressive is not None and given.progressive.exists() and any(given.progressive.iterdir()):
         raise ConfigError(f"{given.progressive} is not empty; give another folder for --progressive")
     for file in (given.json, curve):
@@ -101,6 +108,8 @@ def run(command: str, words: list[str]) -> int:
             grid=given.grid,
             trace=given.trace,
             solver=given.solver,
+            variance=given.variance,
+            official=given.official,
             seed=given.seed,
             batch_size=given.batch_size,
             on_batch=bar.update,
@@ -152,7 +161,7 @@ def _write_curve(file: Path, points: tuple[Point, ...]) -> None:
     write_png(file, line_chart(line, x="rate, bits/dim", y="distortion, RMSE on 0 to 255", points=False), {})
 
 
-def _write_strips(folder: Path, decoded: Decoded, model) -> None:
+def _write_strips(folder: Path, decoded: Decoded, model: Model) -> None:
     from mezzotint.cli.pictures import grid, write_png
 
     folder.mkdir(parents=True, exist_ok=True)

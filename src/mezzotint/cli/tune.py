@@ -13,6 +13,8 @@ from mezzotint.cli.sample import parse_ema
 from mezzotint.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mezzotint.pipelines.tuned import Tuned
 
 PLOT = "tuned.png"
@@ -113,7 +115,7 @@ def table(tuned: Tuned) -> list[str]:
     return lines
 
 
-def front(tuned: Tuned):
+def front(tuned: Tuned) -> np.ndarray:
     """A chart of distance against calls: the best of all, and the best of each sampler where all its images were made."""
     from mezzotint.cli.chart import line_chart
 

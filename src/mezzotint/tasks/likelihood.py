@@ -14,7 +14,7 @@ from torch import Tensor
 from mezzotint.codecs import Pixel
 from mezzotint.conditioning import Label
 from mezzotint.data import Source
-from mezzotint.denoise import Bound
+from mezzotint.denoise import Bound, Denoiser
 from mezzotint.errors import CapabilityError, ConfigError, DataError, unknown
 from mezzotint.metrics.likelihood import vlb
 from mezzotint.metrics.ode_likelihood import density_bits, dequantize, ode_density
@@ -96,6 +96,8 @@ def likelihood(
     grid: str | None = None,
     trace: str = "hutchinson",
     solver: str = "rk4",
+    variance: str | None = None,
+    official: bool = False,
     seed: int = 0,
     batch_size: int = 64,
     on_batch: Callable[[int], object] | None = None,
@@ -111,6 +113,8 @@ def likelihood(
         grid: Spacing of the times; None: "uniform" for "vlb", "logsnr" for "ode".
         trace: As for ``ode_density``; "ode" only.
         solver: As for ``ode_density``; "ode" only.
+        variance: Reverse variance of the chain, as in ``covariance.reverse_kernel``; None: that of the training. "vlb" only.
+        official: Use the approximate integral of the official code in the decoder; "vlb" only.
         seed: Seed of noise, dequantisation and probes.
         batch_size: Images in a pass.
         on_batch: Called after each batch with its number of images.
@@ -147,10 +151,10 @@ def likelihood(
                 on_batch(len(x0))
         settings |= {"dequantization": "uniform", "trace": trace, "solver": solver, "grid": spacing, "calls": calls}
         return _summary(method, bits, ids, settings)
-    denoiser, plan = coder(model, steps, grid)
+    denoiser, plan = coder(model, steps, grid, variance)
     sums = torch.zeros(3, plan.steps, dtype=torch.float64)
     for x0, cond, noise in batches(model, source, ids, seed, batch_size):
-        bound = vlb(denoiser, x0, plan, noise=noise, cond=cond)
+        bound = vlb(denoiser, x0, plan, noise=noise, cond=cond, variance=variance, official=official)
         bits.append(bound.total.cpu())
         sums[0] += bound.terms.double().sum(0).cpu()
         sums[1] += bound.x0_mse.double().sum(0).cpu()
@@ -159,7 +163,8 @@ def likelihood(
             on_batch(len(x0))
     means = sums / len(ids)
     clip = isinstance(denoiser, Bound)
-    settings |= {"steps_taken": plan.steps, "grid": grid or "uniform", "variance": denoiser.variance, "clip": clip}
+    settings |= {"steps_taken": plan.steps, "grid": grid or "uniform", "variance": variance or denoiser.variance, "clip": clip}
+    settings["official"] = official
     return _summary(
         method,
         bits,
@@ -178,9 +183,9 @@ def _summary(method: str, bits: list[Tensor], ids: tuple[int, ...], settings: di
     return Likelihood(method, float(values.mean()), std, std / math.sqrt(len(values)), tuple(values.tolist()), ids, settings, **more)
 
 
-def coder(model: Model, steps: int | None, grid: str | None) -> tuple[Any, Plan]:
+def coder(model: Model, steps: int | None, grid: str | None, variance: str | None = None) -> tuple[Denoiser, Plan]:
     """The denoiser with the bounds that the model's own sampling has, and the times of the bound."""
-    denoiser = model.stage.denoiser
+    denoiser = model.with_variance() if variance == "optimal" else model.stage.denoiser
     spacing = grid or "uniform"
     if steps is None and spacing == "uniform" and denoiser.schedule.levels is None:
         steps = VLB_STEPS
