@@ -23,8 +23,11 @@ class Moments(nn.Module):
     """E[mean over the pixels of eps_hat^2] at some times, eps_hat being what the network takes for the noise.
 
     Args:
-        times: ``[L]`` float64, increasing.
+        times: ``[L]`` float64, increasing, at least 2.
         second: The moments, ``[L]``; in theory in [0, 1].
+
+    Raises:
+        ConfigError: Other times.
 
     Source: Bao et al. 2022 (Analytic-DPM), equation 8.
     """
@@ -34,8 +37,8 @@ class Moments(nn.Module):
 
     def __init__(self, times: Tensor, second: Tensor):
         super().__init__()
-        if times.shape != second.shape or times.ndim != 1 or not bool((times.diff() > 0).all()):
-            raise ConfigError("a table of second moments needs increasing times, and one moment for each")
+        if times.shape != second.shape or times.ndim != 1 or len(times) < 2 or not bool((times.diff() > 0).all()):
+            raise ConfigError("a table of second moments needs at least 2 increasing times, and one moment for each")
         self.register_buffer("times", times.double())
         self.register_buffer("second", second.double())
 
@@ -44,12 +47,11 @@ class Moments(nn.Module):
 
         Source: Bao et al. 2022 (Analytic-DPM), section 4.2.
         """
-        knots, second, t = self.times.cpu(), self.second.cpu(), t.cpu().double().clamp(self.times[0].item(), self.times[-1].item())
-        score = second / schedule(knots)[1] ** 2
-        right = torch.searchsorted(knots, t).clamp(1, max(len(knots) - 1, 1))
-        if len(knots) == 1:
-            return score[0] * schedule(t)[1] ** 2
-        share = (t - knots[right - 1]) / (knots[right] - knots[right - 1])
+        times, t = self.times.cpu(), t.cpu().double()
+        score = self.second.cpu() / schedule(times)[1] ** 2
+        place = t.clamp(times[0], times[-1])
+        right = torch.searchsorted(times, place).clamp(1, len(times) - 1)
+        share = (place - times[right - 1]) / (times[right] - times[right - 1])
         return torch.lerp(score[right - 1], score[right], share) * schedule(t)[1] ** 2
 
 

@@ -135,6 +135,7 @@ def path_from_moments(schedule: Schedule, moments: Moments, steps: int) -> list[
         inside -= 1
     t, s = levels[None, :trusted], levels[:trusted, None]
     share = step_variance(schedule, t, s) * second[None, :trusted] / schedule(t)[1] ** 2
-    kept = least_cost_path(torch.log1p(-share.clamp_max(1)).numpy(), inside - 1)
+    # Into pure noise every step costs the same, and that is no reason to choose one: the limit keeps it finite.
+    kept = least_cost_path(torch.log1p(-share.clamp_max(1 - 1e-12)).numpy(), inside - 1)
     outside = steps - inside
     return kept + [round(count - tail / outside * k) - 1 for k in reversed(range(outside))]
