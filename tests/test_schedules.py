@@ -12,7 +12,7 @@ from mezzotint.configs import DiscreteConfig, FlowConfig, VEConfig, VPConfig
 from mezzotint.denoise import time_input
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.process import step_variance
-from mezzotint.sample.grid import make_grid
+from mezzotint.sample.grid import make_grid, respaced
 from mezzotint.schedules import build_schedule
 
 ALL = {name: build_schedule(config) for name, config in SCHEDULES.items()}
@@ -266,3 +266,27 @@ def test_the_straight_path() -> None:
 def test_only_discrete_schedules_have_levels() -> None:
     assert ALL["linear"].levels.tolist() == [(n + 1) / 1000 for n in range(1000)]
     assert all(build_schedule(c).levels is None for c in (VPConfig(), VEConfig(), FlowConfig()))
+
+
+@pytest.mark.parametrize(
+    "levels, rule, total, start, end",
+    [
+        (1000, "250", 124875, [0, 4, 8], [991, 995, 999]),
+        (1000, "100", 49950, [0, 10, 20, 30, 40, 50, 61, 71], [999]),
+        (1000, "25", 12487, [0, 42, 83, 125, 166, 208, 250, 291], [957, 999]),
+        (1000, "10", None, [0, 111], [999]),
+        (1000, "ddim25", 12000, [0, 40], [960]),
+        (1000, "ddim50", None, [0, 20], [980]),
+        (1000, "ddim250", None, [0, 4], [996]),
+        (1000, "90,60,60,20,20", 88875, [0, 2, 4, 7, 9, 11, 13, 16], [989, 999]),
+        (300, "10,15,20", None, [0, 11, 22], [299]),
+        (4000, "250", 499875, [0, 16], [3967, 3983, 3999]),
+    ],
+)
+def test_published_respacing(levels, rule, total, start, end) -> None:
+    kept = respaced(levels, rule)
+    assert kept[: len(start)] == start and kept[-len(end) :] == end
+    assert total is None or sum(kept) == total
+    if rule == "10,15,20":
+        assert [k for k in kept if 99 <= k <= 107] == [99, 100, 107]
+        assert [k for k in kept if 149 <= k <= 157] == [149, 157] and [k for k in kept if 199 <= k <= 216] == [199, 200, 205, 210, 216]
