@@ -79,11 +79,9 @@ def open_official(path: str | Path, settings: Mapping[str, Any] | None = None) -
         state, known = edm.read_pickle(path)
     else:
         state = state_of(read_foreign(path), path)
-    family, model, ours = identify(state, str(answers.hint(facts) or path), known=known, where=path)
+    family, model, ours = identify(state, str(answers.hint(facts) or path), known=known, settings=settings, card=card, where=path)
     if card is not None and (card.family != family or (model.published and model.published != card.name)):
         card = None  # the name promises another model than the file holds
-        facts = settings
-    model = answers.apply(model, facts)
     if not model.size and not isinstance(model.net, EncoderConfig):
         model = replace(model, assumed=(*(name for name in model.assumed if name != "size"), "size"))
     if model.assumed:
@@ -112,7 +110,13 @@ def state_of(tree: Any, path: Path) -> dict[str, Tensor]:
 
 
 def identify(
-    state: Mapping[str, Tensor], filename: str, *, known: OfficialModel | None = None, where: Path | str = ""
+    state: Mapping[str, Tensor],
+    filename: str,
+    *,
+    known: OfficialModel | None = None,
+    settings: Mapping[str, Any] | None = None,
+    card: Card | None = None,
+    where: Path | str = "",
 ) -> tuple[str, OfficialModel, dict[str, Tensor]]:
     """The family and architecture of a state dict.
 
@@ -120,6 +124,8 @@ def identify(
         state: Official names -> tensors; only their shapes are looked at.
         filename: Its file, which tells what shapes cannot.
         known: What its settings say, where it came with some.
+        settings: Answers to what it does not tell, by name.
+        card: What its name says it is; counts where the family is the same.
         where: The file, for messages.
 
     Returns:
@@ -127,6 +133,7 @@ def identify(
 
     Raises:
         CheckpointError: It is of no family, or differs from the architecture that the rest of it describes.
+        ConfigError: An answer does not fit.
     """
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     taken: list[tuple[str, OfficialModel]] = []
@@ -137,14 +144,20 @@ def identify(
             found = None
         if found is None:
             continue
-        model = known or found
-        taken.append((name, model))
+        taken.append((name, known or found))
+        told = card.settings if card is not None and card.family == name else {}
+        model = answers.apply(known or found, {**told, **(settings or {})})
         try:
             ours = family.to_ours(state, model.net)
-            with torch.device("meta"):
-                wanted = get(*model.net.kind)(model.net).state_dict()
         except Exception:  # as above: the message below names the difference
             continue
+        try:
+            with torch.device("meta"):
+                wanted = get(*model.net.kind)(model.net).state_dict()
+        except ConfigError:
+            if not model.assumed:
+                raise
+            return name, model, ours  # what is asked for next may mend it, as the number of heads
         if {n: v.shape for n, v in ours.items()} == {n: v.shape for n, v in wanted.items()}:
             return name, model, ours
     raise CheckpointError(f"{where or filename}: {difference(shapes, taken)}; {AGAIN}")
