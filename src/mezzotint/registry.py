@@ -24,7 +24,6 @@ PACKAGES = {
     "network": "mezzotint.networks",
     "codec": "mezzotint.codecs",
     "conditioner": "mezzotint.conditioning",
-    "times": "mezzotint.times",
     "objective": "mezzotint.objectives",
     "sampler": "mezzotint.sample",
     "guidance": "mezzotint.guidance",

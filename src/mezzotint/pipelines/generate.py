@@ -222,7 +222,7 @@ class Model(Loaded):
         num: int | None = None,
         classes: str | Mapping[str | int, int] | None = None,
         ids: Sequence[int] | None = None,
-        guidance: str | Sequence[GuidanceLike] = (),
+        guidance: GuidanceLike | Sequence[GuidanceLike] = (),
         sampler: str | None = None,
         variance: str | None = None,
         steps: int | None = None,
@@ -293,7 +293,7 @@ class Model(Loaded):
             raise ConfigError(f"a batch of {batch_size}; give at least 1")
         if exact and batch_size not in (None, EXACT_BATCH):
             warnings.warn(f"a batch of {batch_size} has no effect with exact, which always runs on batches of {EXACT_BATCH}", stacklevel=2)
-        wraps = (guidance,) if isinstance(guidance, str) else tuple(guidance)
+        wraps = (guidance,) if isinstance(guidance, str) or callable(guidance) else tuple(guidance)
         job = Job(
             ids=chosen,
             labels=picked,
@@ -429,7 +429,7 @@ class Model(Loaded):
             ids = tuple(block[i] for i in keep)
             yield Chunk(ids, None if job.labels is None else tuple(given[k] or 0 for k in ids), done)
 
-    def sample(self, *, guidance: str | Sequence[GuidanceLike] = (), progress: bool = False, **wish: Any) -> Tensor:
+    def sample(self, *, guidance: GuidanceLike | Sequence[GuidanceLike] = (), progress: bool = False, **wish: Any) -> Tensor:
         """Images, in the order of their ids; arguments as for ``job``.
 
         Args:
@@ -440,7 +440,7 @@ class Model(Loaded):
         Returns:
             ``[n, c, h, w]`` float32 in [-1, 1], on the CPU.
         """
-        wraps = (guidance,) if isinstance(guidance, str) else tuple(guidance)
+        wraps = (guidance,) if isinstance(guidance, str) or callable(guidance) else tuple(guidance)
         job = self.job(guidance=wraps, **wish)
         bar = None
         if progress:

@@ -27,7 +27,7 @@ def ddpm() -> Recipe:
         schedule=DiscreteConfig(betas="linear", steps=1000),
         denoiser=DenoiserConfig(predicts="eps", variance="fixed_large"),
         objective=DenoisingConfig(),
-        data=DataConfig(flip=True, labels=False),
+        data=DataConfig(flip=True),
         train=TrainConfig(images=5_000_000, batch=128),
         optim=OptimConfig(lr=2e-4, warmup=640_000, clip=1.0),
         ema=EMAConfig(decays=(0.9999,)),

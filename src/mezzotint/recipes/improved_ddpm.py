@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from mezzotint.configs import (
-    DataConfig,
     DenoiserConfig,
     DenoisingConfig,
     DiscreteConfig,
@@ -32,7 +31,6 @@ def improved_ddpm() -> Recipe:
         schedule=DiscreteConfig(betas="cosine", steps=4000),
         denoiser=DenoiserConfig(predicts="eps", variance="learned_range", time_input="index_1000"),
         objective=DenoisingConfig(vlb=0.001),
-        data=DataConfig(labels=False),
         train=TrainConfig(images=5_000_000, batch=128),
         optim=OptimConfig(lr=1e-4, clip=None),
         ema=EMAConfig(decays=(0.9999,)),
