@@ -49,7 +49,7 @@ def model(source):
 def test_the_best_of_each_budget(model, source) -> None:
     seen = []
     tuned = tune_solver(
-        model, source, [3, 9], num=144, samplers=SOLVERS, grids=("uniform", "logsnr"), on_images=lambda n, what: seen.append(n)
+        model, source, [3, 9], num=144, samplers=SOLVERS, grids=("uniform", "logsnr"), on_images=lambda n, what: seen.append((n, what))
     )
     assert sorted(tuned.best) == [3, 9]
     for budget in (3, 9):
@@ -61,7 +61,8 @@ def test_the_best_of_each_budget(model, source) -> None:
         assert last == sorted(last) and len(last) < len(tried)
     # The world is exact, so that more calls come nearer; 144 images of 12 pixels are not quite the data even then.
     assert tuned.best[9].distance < tuned.best[3].distance
-    assert sum(seen) == 2 * (6 * 64 + 80)  # six candidates get 64 images, the two left keep theirs, and one goes on to 144
+    assert seen[0] == (64, "3 calls, round 1 of 3: ddim uniform")
+    assert sum(n for n, _ in seen) == 2 * (6 * 64 + 80)  # six candidates get 64 images, the two left keep theirs, and one goes on to 144
 
 
 def test_a_measured_distance_is_that_of_the_images(model, source) -> None:

@@ -9,8 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 900, 600
-LEFT, RIGHT, TOP, BOTTOM = 90, 250, 30, 70
-COLOURS = ((200, 40, 40), (40, 90, 180), (40, 140, 70), (150, 80, 170), (220, 130, 30), (60, 160, 170), (120, 120, 120), (160, 110, 60))
+LEFT, RIGHT, TOP, BOTTOM = 90, 300, 30, 70
+COLOURS = (
+    *((200, 40, 40), (40, 90, 180), (40, 140, 70), (150, 80, 170), (220, 130, 30), (60, 160, 170)),
+    *((120, 120, 120), (160, 110, 60), (230, 120, 170), (150, 170, 40), (100, 180, 240), (60, 60, 60)),
+)
 INK, FAINT = (20, 20, 20), (220, 220, 220)
 
 
@@ -69,5 +72,5 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y:
                 draw.ellipse([across - 2 - width, down - 2 - width, across + 2 + width, down + 2 + width], fill=colour)
         row = TOP + 22 * k + 10
         draw.line([(WIDTH - RIGHT + 14, row), (WIDTH - RIGHT + 34, row)], fill=colour, width=width)
-        draw.text((WIDTH - RIGHT + 40, row), name, fill=INK, font=font, anchor="lm")
+        draw.text((WIDTH - RIGHT + 40, row), name, fill=INK, font=ImageFont.load_default(12), anchor="lm")
     return np.asarray(image)

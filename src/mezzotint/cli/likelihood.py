@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -98,7 +99,13 @@ def run(command: str, words: list[str]) -> int:
     if not isinstance(model, Model):
         raise ConfigError(f"{given.model} is a classifier, which has no likelihood; give a model of `mezzotint train`")
     source = open_source(replace(model.spec.recipe.data, path=given.data, split=given.split, flip=False))
-    with tqdm(total=len(source) if given.num is None else given.num, unit="image", mininterval=1, delay=0.5, leave=False) as bar:
+    with tqdm(
+        total=len(source) if given.num is None else given.num,
+        unit="image",
+        mininterval=1 if sys.stderr.isatty() else 30,
+        delay=0.5,
+        leave=False,
+    ) as bar:
         found = likelihood(
             model,
             source,

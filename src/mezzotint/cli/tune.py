@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -81,10 +82,10 @@ def run(command: str, words: list[str]) -> int:
     if features is not None and not isinstance(features, ClassifierModel):
         raise ConfigError(f"--features {given.features} is a generator; give a model of `mezzotint train-classifier`")
     source = open_source(replace(model.spec.recipe.data, path=given.data, split=given.split, flip=False))
-    with tqdm(unit="image", mininterval=1, delay=0.5, leave=False) as bar:
+    with tqdm(unit="image", mininterval=1 if sys.stderr.isatty() else 30, delay=0.5, leave=False) as bar:
 
         def show(images: int, what: str) -> None:
-            bar.set_postfix_str(what, refresh=False)
+            bar.set_description_str(what, refresh=False)
             bar.update(images)
 
         tuned = tune_solver(

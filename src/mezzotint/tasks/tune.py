@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -124,7 +125,9 @@ def tune_solver(
         out: list[_Candidate] = []
         for k, images in enumerate(rounds):
             for candidate in field_:
-                _advance(model, candidate, images, compared, reference, seed, batch_size, on_images)
+                what = f"{budget} calls, round {k + 1} of {ROUNDS}: {candidate.sampler} {candidate.grid}"
+                report = None if on_images is None else partial(_report, on_images, what)
+                _advance(model, candidate, images, compared, reference, seed, batch_size, report)
             field_.sort(key=lambda c: c.distance)
             if k < len(rounds) - 1:
                 kept = max(1, len(field_) // KEEP)
@@ -169,7 +172,7 @@ def _advance(
     reference: Moments,
     seed: int,
     batch_size: int,
-    on_images: Callable[[int, str], None] | None,
+    report: Callable[[int], None] | None,
 ) -> None:
     """Makes the images that a candidate lacks, and measures all."""
     wish = {"sampler": candidate.sampler, "steps": candidate.steps, "grid": candidate.grid, "guidance": candidate.guidance}
@@ -178,8 +181,8 @@ def _advance(
         for chunk in model.run(job):
             x = chunk.trajectory.x
             candidate.calls = max(candidate.calls, chunk.trajectory.calls)
-            if on_images is not None:
-                on_images(len(chunk.ids), f"{candidate.sampler} {candidate.grid}")
+            if report is not None:
+                report(len(chunk.ids))
             if not bool(torch.isfinite(x).all()):
                 candidate.distance = math.inf
                 return
@@ -188,6 +191,10 @@ def _advance(
     with warnings.catch_warnings():  # few images compare candidates well enough, since they share their noise
         warnings.filterwarnings("ignore", message="Frechet distance from")
         candidate.distance = frechet_distance(candidate.moments, reference)
+
+
+def _report(on_images: Callable[[int, str], None], what: str, images: int) -> None:
+    on_images(images, what)
 
 
 def classifier_features(model: ClassifierModel) -> ClassifierFeatures:
