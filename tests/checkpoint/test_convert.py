@@ -9,15 +9,30 @@ from pathlib import Path
 import pytest
 import torch
 from tests.checkpoint.files import ANSWERS, CLASSIFIER, NET, PLAIN, network, official_file
+from tests.checkpoint.pickles import write_edm
+from tests.networks.filling import filled
 from torch import Tensor
 
 from mezzotint.checkpoint import answers
 from mezzotint.checkpoint.convert import official_of, script_flags, spec_of, write_official
 from mezzotint.checkpoint.families import open_official
 from mezzotint.checkpoint.loading import load
-from mezzotint.checkpoint.official import edm, guided_diffusion, u_vit
-from mezzotint.configs import ClassifyConfig, DataFacts, DenoisingConfig, DiscreteConfig, LabelConfig, Recipe, Spec, UNetConfig, UViTConfig
+from mezzotint.checkpoint.official import edm, guided_diffusion, score_sde, u_vit
+from mezzotint.configs import (
+    ClassifyConfig,
+    DataFacts,
+    DenoisingConfig,
+    DiscreteConfig,
+    LabelConfig,
+    Recipe,
+    SongUNetConfig,
+    Spec,
+    UNetConfig,
+    UViTConfig,
+    VEConfig,
+)
 from mezzotint.errors import CheckpointError, ConfigError
+from mezzotint.networks.song_unet import SongUNet
 from mezzotint.networks.uvit import UViT
 from mezzotint.pipelines.generate import ClassifierModel, Model
 
@@ -119,8 +134,6 @@ def test_a_name_that_promises_another_model_is_not_believed(tmp_path: Path) -> N
 def test_edm_is_asked_for_its_preconditioning(tmp_path: Path) -> None:
     arguments = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "model_channels": 16, "channel_mult": (1, 1), "num_blocks": 1}
     config = edm.network_from_arguments("SongUNet", {**arguments, "attn_resolutions": (4,)})
-    from mezzotint.networks.song_unet import SongUNet
-
     torch.save(edm.to_official(SongUNet(config).state_dict(), config, size=8), tmp_path / "x.pt")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"does not tell: preconditioning; .* --set preconditioning=edm\|vp\|ve"):
         load(tmp_path / "x.pt", device="cpu")
@@ -128,6 +141,37 @@ def test_edm_is_asked_for_its_preconditioning(tmp_path: Path) -> None:
     assert [model.spec.recipe.denoiser.predicts for model in kinds.values()] == ["edm", "eps", "scaled_score"]
     assert kinds["edm"].spec.recipe.sample.sampler == "heun"
     assert torch.isfinite(kinds["edm"].sample(num=1, steps=2)).all()
+
+
+def test_pickles_of_edm_load(tmp_path: Path) -> None:
+    arguments = {"img_resolution": 8, "img_channels": 3, "model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1}
+    arguments |= {"attn_resolutions": [4], "model_type": "SongUNet"}
+    described = edm.model_from_constructor("EDMPrecond", arguments)
+    assert isinstance(described.net, SongUNetConfig)
+    net = filled(SongUNet(described.net)).eval()
+    state = {f"model.{name}": value for name, value in edm.to_official(net.state_dict(), described.net, size=8).items()}
+    write_edm(tmp_path / "edm-cifar10-32x32-uncond-vp.pkl", "EDMPrecond", arguments, state)
+    model = generator(tmp_path / "edm-cifar10-32x32-uncond-vp.pkl")
+    x, t, _ = told()
+    assert torch.equal(model.stage.denoiser.network(x, t, {}), net(x, t, {}))
+    assert (model.spec.recipe.sample.sampler, model.spec.recipe.sample.steps, model.spec.recipe.sample.clip) == ("heun", 18, False)
+    assert model.spec.recipe.denoiser.predicts == "edm" and model.spec.provenance["card"] == "edm-cifar10-32x32-uncond-vp"
+
+
+def test_checkpoints_of_score_sde_load_their_averages_by_the_card_of_their_folder(tmp_path: Path) -> None:
+    net = SongUNetConfig(3, 3, width=16, mults=(1, 1), blocks=2, attention=(1,), embedding="fourier", noise_mult=2, encoder="residual")
+    net = dataclasses.replace(net, filter=(1, 3, 3, 1), decoder="plain")
+    ours = filled(SongUNet(net)).state_dict()
+    state = score_sde.to_official(ours, net)
+    names = sorted(state, key=lambda name: int(name.split(".")[1]))
+    trained = [state[name] for name in names if name != "all_modules.0.W"]
+    zeros = {f"module.{name}": state[name] if name == "all_modules.0.W" else torch.zeros_like(state[name]) for name in names}
+    path = tmp_path / "cifar10_ncsnpp_continuous" / "checkpoint_1.pth"
+    path.parent.mkdir()
+    torch.save({"model": zeros, "ema": {"shadow_params": trained, "decay": 0.999}, "step": 1}, path)
+    model = generator(path, settings={"size": 8})
+    assert all(torch.equal(value, ours[name]) for name, value in model.stage.denoiser.network.state_dict().items())
+    assert model.spec.recipe.schedule == VEConfig(0.02, 100.0) and "unproven" in model.spec.provenance
 
 
 def test_classifiers_load(tmp_path: Path) -> None:
