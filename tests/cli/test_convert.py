@@ -36,6 +36,8 @@ def test_diffusers(mezzotint: Mezzotint, tmp_path: Path) -> None:
     said = mezzotint("convert", "x.pt", "--to", "diffusers", "--out", "pipe", *flags(given))
     assert said.code == 0 and "diffusers loads it by DDPMPipeline.from_pretrained" in said.out
     assert mezzotint("convert", "pipe", "--out", "m").code == 0
+    assert "family: diffusers" in " ".join(mezzotint("info", "pipe").out)
+    assert "family: guided_diffusion" in " ".join(mezzotint("info", "x.pt", *flags(given)).out)
     assert mezzotint("sample", "pipe", "--num", "1", "--steps", "2", "--out", "s").code == 0
 
 

@@ -6,9 +6,9 @@ import json
 import math
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,14 +16,17 @@ from mezzotint.cli.arguments import parse
 from mezzotint.errors import CheckpointError, DataError
 
 _MOST = 20
+_OFFICIAL = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _HEADER_LIMIT = 100_000_000
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Says what a path is: a model, a weight file, a training run, a sample folder, an image, or a data set."""
+    """Says what a path is: a model, a weight file (of other code too), a training run, a sample folder, an image, or a data set."""
 
     path: tyro.conf.Positional[Path]
+    settings: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="NAME=VALUE")] = field(default=())
+    """A fact that a weight file of other code does not tell, as in heads=4. May be repeated."""
 
 
 def run(command: str, words: list[str]) -> int:
@@ -36,16 +39,21 @@ def run(command: str, words: list[str]) -> int:
     Raises:
         MezzotintError: The path does not exist, or is none of these.
     """
-    path = parse(Arguments, words, prog=f"mezzotint {command}").path
+    given = parse(Arguments, words, prog=f"mezzotint {command}")
+    path = given.path
     if not path.exists() and str(path) != "digits":
         raise DataError(f"{path} does not exist; give a model, weight file, run, sample folder, PNG or data set")
-    for line in describe(path):
+    for line in describe(path, given.settings):
         print(line)
     return 0
 
 
-def describe(path: Path) -> list[str]:
+def describe(path: Path, settings: tuple[str, ...] = ()) -> list[str]:
     """What is known of a path, in lines.
+
+    Args:
+        path: What to describe.
+        settings: Facts that a weight file of other code does not tell, as in "heads=4".
 
     Raises:
         MezzotintError: It cannot be read.
@@ -57,6 +65,8 @@ def describe(path: Path) -> list[str]:
     for name, describer in (("spec.json", _model), ("run.json", _run), ("manifest.json", _samples)):
         if (path / name).is_file():
             return describer(path)
+    if path.suffix.lower() in _OFFICIAL or (path / "config.json").is_file() or (path / "model_index.json").is_file():
+        return _official(path, settings)
     return _data(path)
 
 
@@ -95,6 +105,23 @@ def _weight_file(path: Path) -> list[str]:
     lines = [f"{path}: weights, {len(shapes)} tensors, {_count(path):,} numbers"]
     lines += [f"  {name}: {value}" for name, value in sorted(metadata.items()) if name != "format"]
     return lines + [f"  {name}  {dtype} {list(shape)}" for name, (dtype, shape) in shapes.items()]
+
+
+def _official(path: Path, settings: tuple[str, ...]) -> list[str]:
+    from mezzotint.checkpoint.answers import parse_settings
+    from mezzotint.checkpoint.convert import spec_of
+    from mezzotint.checkpoint.families import open_official
+    from mezzotint.cli.train import summary
+    from mezzotint.weights.io import file_hash
+
+    official = open_official(path, parse_settings(settings))
+    spec = spec_of(official, sha256=file_hash(official.file))
+    numbers = sum(value.numel() for value in official.state.values())
+    lines = [
+        f"{path}: weights of other code, {len(official.state)} tensors, {numbers:,} numbers; `mezzotint convert` makes a model of them"
+    ]
+    lines += [f"  {name}: {text}" for name, text in spec.provenance.items()]
+    return lines + summary(spec.recipe).splitlines()
 
 
 # --- models and runs -----------------------------------------------------------------------------------------------------
