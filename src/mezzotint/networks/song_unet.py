@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from mezzotint.configs import SongUNetConfig
 from mezzotint.errors import ConfigError
 from mezzotint.nn.attention import SelfAttention
-from mezzotint.nn.backbone import Backbone, check_unet
+from mezzotint.nn.backbone import check_unet
 from mezzotint.nn.embeddings import TimeEmbedding
+from mezzotint.nn.growing import Growing
 from mezzotint.nn.head import Head
 from mezzotint.nn.norm import GroupNorm, groups_for
 from mezzotint.nn.resample import Filter
@@ -83,7 +84,7 @@ class Side(nn.Module):
 
 
 @register("network", "song_unet")
-class SongUNet(Backbone):
+class SongUNet(Growing):
     """A U-Net with scaled residual sums, resampling residual blocks and attention of one head.
 
     Sizes that do not halve evenly are rounded up on the way down, and cut on the way up.
@@ -206,17 +207,5 @@ class SongUNet(Backbone):
                 yield f"down.{i}.resample", h
         h = self._run(self.middle, h, embedding)
         yield "middle", h
-        out: Tensor | None = None
-        for i in reversed(range(len(self.up))):
-            level = cast(Level, self.up[i])
-            for j, block in enumerate(level.blocks):
-                h = self._run(block, h, embedding, skips.pop())
-                yield f"up.{i}.blocks.{j}", h
-            if i < len(self.heads):
-                here = self.heads[i](h)
-                out = here if out is None else here + self.grow(out)[:, :, : here.shape[2], : here.shape[3]]
-            if level.resample is not None:
-                h = self._run(level.resample, h, embedding)
-                yield f"up.{i}.resample", h
-        assert out is not None
+        out = yield from self._expand(h, skips, embedding)
         yield "output", out
