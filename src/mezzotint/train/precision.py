@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 
 from mezzotint.configs import TrainConfig
 from mezzotint.errors import ConfigError
@@ -23,6 +25,15 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)
     mixed = "no" if config.precision == "fp32" else config.precision
     try:
-        return Accelerator(mixed_precision=mixed, cpu=not cuda)
+        accelerator = Accelerator(mixed_precision=mixed, cpu=not cuda)
     except ValueError as error:
         raise ConfigError(f"precision {config.precision} does not work here: {str(error).splitlines()[0]}; use fp32") from error
+    if accelerator.num_processes > 1:
+        # Threads of a process group that is still open when the interpreter ends abort the process.
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+    return accelerator
+
+
+def _leave() -> None:
+    PartialState().destroy_process_group()
