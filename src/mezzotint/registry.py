@@ -28,6 +28,7 @@ PACKAGES = {
     "sampler": "mezzotint.sample",
     "guidance": "mezzotint.guidance",
     "recipe": "mezzotint.recipes",
+    "features": "mezzotint.metrics",
 }
 _ENTRY = re.compile(r"""^@register\(\s*["'](\w+)["']\s*,\s*["']([\w+-]+)["']""", re.MULTILINE)
 _found: dict[tuple[str, str], Any] = {}

@@ -3,7 +3,7 @@ import torch
 
 from mezzotint.configs import EncoderConfig, UNetConfig
 from mezzotint.errors import CapabilityError
-from mezzotint.metrics.features import ClassifierFeatures, extract, pixels
+from mezzotint.metrics.features import ClassifierFeatures, Pixels, extract, pixels
 from mezzotint.networks.encoder import Encoder
 from mezzotint.networks.unet import UNet
 
@@ -20,14 +20,15 @@ def test_classifier_features_lead_to_the_logits_without_dropout_or_gradient():
     network = Encoder(EncoderConfig(**sizes, head_channels=None, dropout=0.5)).train()
     images = torch.randn(5, 1, 8, 8)
     got = ClassifierFeatures(network, time_input=7.0)(images)
-    torch.testing.assert_close(network.head.out(got), network(images, torch.full((5,), 7.0), {}))
-    assert not got.requires_grad
+    torch.testing.assert_close(network.head.out(got["pool"]), network(images, torch.full((5,), 7.0), {}))
+    torch.testing.assert_close(got["logits"], network.head.out(got["pool"]))
+    assert not got["pool"].requires_grad
     assert not network.training
 
 
 def test_extract_joins_batches():
     images = torch.randn(7, 1, 2, 2)
-    assert torch.equal(extract(pixels, images.split(3)), pixels(images))
+    assert torch.equal(extract(Pixels(), images.split(3))["pool"], pixels(images))
 
 
 def test_a_network_without_pooled_features_is_refused():

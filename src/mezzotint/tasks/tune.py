@@ -14,7 +14,7 @@ from torch import Tensor
 from mezzotint.data import Source
 from mezzotint.denoise import time_input
 from mezzotint.errors import CapabilityError, ConfigError, DataError
-from mezzotint.metrics.features import ClassifierFeatures, Features, pixels
+from mezzotint.metrics.features import ClassifierFeatures, Extractor, Pixels
 from mezzotint.metrics.frechet import Moments, frechet_distance
 from mezzotint.pipelines.generate import ClassifierModel, Model
 from mezzotint.pipelines.tuned import Setting, Tuned
@@ -109,7 +109,7 @@ def tune_solver(
     own, facts = model.facts, source.facts
     if (own.channels, own.size) != (facts.channels, facts.size):
         raise DataError(f"the data has {facts.channels} channels of {facts.size}, and the model generates {own.channels} of {own.size}")
-    compared = pixels if features is None else classifier_features(features)
+    compared: Extractor = Pixels(model.device) if features is None else classifier_features(features)
     device = model.device
     reference = Moments()
     for start in range(0, len(source), 256):
@@ -168,7 +168,7 @@ def _advance(
     model: Model,
     candidate: _Candidate,
     images: int,
-    compared: Features,
+    compared: Extractor,
     reference: Moments,
     seed: int,
     batch_size: int,
@@ -204,8 +204,8 @@ def classifier_features(model: ClassifierModel) -> ClassifierFeatures:
     return ClassifierFeatures(model.classifier.network, float(label))
 
 
-def _features(compared: Features, images: Tensor) -> Tensor:
-    found = compared(images)
+def _features(compared: Extractor, images: Tensor) -> Tensor:
+    found = compared(images)["pool"]
     if found.shape[1] > MOST_FEATURES:
         raise CapabilityError(f"{found.shape[1]} pixels are too many to compare; give a classifier by --features MODEL")
     return found
