@@ -547,6 +547,8 @@ class Recipe:
     """Space that the network works in."""
     cite: tuple[str, ...] = ()
     """Papers to cite, as keys of docs/citations."""
+    score: str = ""
+    """What the published model of these settings scored; empty where there is none."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ FACTS = DataFacts(channels=3, size=(8, 8), classes=("a", "b"))
 SMALL = {
     "width": 8,
     "mults": (1, 1),
+    "widths": (8, 8),
+    "groups": 4,
     "blocks": 1,
     "attention": (2,),
     "heads": 1,
@@ -41,7 +43,7 @@ def tiny(name: str) -> Recipe:
     known = {f.name for f in fields(recipe.net)}
     small = {k: v for k, v in SMALL.items() if k in known}
     if "head_channels" in known:
-        small.pop("heads")
+        small.pop("heads", None)
     schedule = replace(recipe.schedule, steps=100) if hasattr(recipe.schedule, "steps") else recipe.schedule
     return resolve(replace(recipe, net=replace(recipe.net, **small), schedule=schedule, codec=PixelConfig()), FACTS)
 
@@ -104,6 +106,12 @@ def test_a_generator_s_own_sample_settings_make_a_plan(name) -> None:
         ("improved-ddpm", 52_546_438, (32, 32), ()),
         ("adm", 295_904_454, (64, 64), tuple(f"n{k}" for k in range(1000))),
         ("adm-classifier", 65_438_568, (64, 64), tuple(f"n{k}" for k in range(1000))),
+        ("adm-imagenet-128", 421_529_606, (128, 128), tuple(f"n{k}" for k in range(1000))),
+        ("adm-imagenet-256", 553_838_086, (256, 256), tuple(f"n{k}" for k in range(1000))),
+        ("adm-imagenet-512", 558_997_638, (512, 512), tuple(f"n{k}" for k in range(1000))),
+        ("adm-lsun-256", 552_814_086, (256, 256), ()),
+        ("improved-ddpm-imagenet-64", 121_063_942, (64, 64), ()),
+        ("ddpm-cifar10", 35_746_307, (32, 32), ()),
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name, parameters, size, classes) -> None:

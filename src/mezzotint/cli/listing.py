@@ -41,6 +41,8 @@ def run(command: str, words: list[str]) -> int:
         entry = registry.get(kind, name)
         doc = (inspect.getdoc(entry) or "").splitlines()
         print(f"{_with_settings(name, entry)}\n    {doc[0] if doc else ''}")
+        if kind == "recipe" and (score := entry().score):
+            print(f"    published: {score}")
     return 0
 
 

@@ -1,5 +1,7 @@
 """DDPM: eps with a fixed variance."""
 
+from dataclasses import replace
+
 from mezzotint.configs import (
     DataConfig,
     DenoiserConfig,
@@ -9,6 +11,7 @@ from mezzotint.configs import (
     OptimConfig,
     Recipe,
     TrainConfig,
+    UNet2DConfig,
     UNetConfig,
 )
 from mezzotint.registry import register
@@ -32,4 +35,20 @@ def ddpm() -> Recipe:
         optim=OptimConfig(lr=2e-4, warmup=640_000, clip=1.0),
         ema=EMAConfig(decays=(0.9999,)),
         cite=("ddpm",),
+    )
+
+
+@register("recipe", "ddpm-cifar10")
+def ddpm_cifar10() -> Recipe:
+    """DDPM for CIFAR-10 with the published network and training.
+
+    Source: Ho et al. 2020, appendix B.
+    """
+    return replace(
+        ddpm(),
+        name="ddpm-cifar10",
+        net=UNet2DConfig(dropout=0.1),
+        data=DataConfig(size=(32, 32), flip=True),
+        train=TrainConfig(images=128 * 800_000, batch=128),
+        score="FID 3.17, IS 9.46, 1000 steps (TTUR's evaluator, 50,000 images)",
     )

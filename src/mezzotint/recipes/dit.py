@@ -38,4 +38,5 @@ def dit() -> Recipe:
         sample=SampleConfig(grid="250", clip=False),
         codec=VAELatentConfig(),
         cite=("dit", "cfg", "latent_diffusion"),
+        score="FID 2.27 with cfg scale 1.5 after 7,000,000 steps, 250 steps of sampling (ADM's evaluator, 50,000 images)",
     )

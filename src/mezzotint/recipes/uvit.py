@@ -38,6 +38,7 @@ def uvit() -> Recipe:
         ema=EMAConfig(decays=(0.9999,)),
         sample=SampleConfig(sampler="euler_maruyama", steps=1000, clip=False),
         cite=("uvit",),
+        score="FID 3.11, 1000 steps of Euler-Maruyama (pytorch-fid, 50,000 images)",
     )
 
 
@@ -58,4 +59,5 @@ def uvit_latent() -> Recipe:
         sample=SampleConfig(sampler="dpm_solver", steps=50, clip=False),
         codec=VAELatentConfig(),
         cite=("uvit", "cfg", "latent_diffusion"),
+        score="FID 3.40 with cfg, 50 steps of DPM-Solver (pytorch-fid, 50,000 images)",
     )
