@@ -31,8 +31,10 @@ class DiscreteConfig:
     """Number of noise levels."""
     custom: tuple[float, ...] | None = None
     """The betas themselves, in place of a named table."""
-    interpolate: Literal["log_alpha", "log_sigma"] = "log_alpha"
-    """What is linear in t between two knots."""
+    interpolate: Literal["log_alpha", "log_sigma", "sigma"] = "log_alpha"
+    """What is linear in t between two knots; sigma is meant relative to alpha. "sigma" is how diffusers' Euler and Heun read the table."""
+    zero_snr: bool = False
+    """Rescale the table so that its last level is pure noise; the network must then predict v or x0."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class UNetConfig:
     """Channels of the output; 0: those of the data, doubled where the variance is learned."""
     low_res_channels: int = 0
     """Channels of the low-resolution condition that is concatenated to x; 0: none."""
+    low_res_level: bool = False
+    """Whether it is told how much noise that condition has been given, by a second time embedding."""
     num_classes: int | None = None
     """Rows of the label embedding, the null class included; None: no labels."""
     width: int = 128
@@ -310,9 +314,11 @@ class DenoiserConfig:
     """What the network's output stands for; "scaled_score" is sigma times the score, "edm" Karras et al.'s preconditioning."""
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] = "fixed_large"
     """Reverse variance. The learned ones double the output channels."""
-    time_input: Literal["index", "index_1000", "nearest", "t", "t_999", "t_1000", "log_sigma", "log_half_sigma", "alpha"] = "index"
-    """What the network is told of the time: the level's index, that index rescaled to 0..1000, the index of the level whose sigma/alpha is
-    nearest (the network then knows no times between the levels), t, 999 t, 1000 t, log(sigma)/4, log(sigma/2), or alpha."""
+    time_input: Literal[
+        "index", "index_1000", "index_clipped", "nearest", "t", "t_999", "t_1000", "log_sigma", "log_half_sigma", "alpha"
+    ] = "index"
+    """What the network is told of the time: the level's index, that index rescaled to 0..1000, the same as DPM-Solver's code tells it
+    where it drops the noisiest levels (the others are then spread over the whole range), the index of the level whose sigma/alpha is nearest (the network then knows no times between the levels), t, 999 t, 1000 t, log(sigma)/4, log(sigma/2), or alpha."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for "edm"."""
 
@@ -380,6 +386,30 @@ class LabelConfig:
     """Number of classes; 0: that of the data."""
     drop: float = 0.0
     """Probability that a label is replaced by the null class; 0 leaves the null class out."""
+
+
+@dataclass(frozen=True)
+class LowResConfig:
+    """The same image at a lower resolution: what super-resolution and the later stages of cascades begin from."""
+
+    kind: ClassVar = ("conditioner", "low_res")
+    scale: int = 4
+    """Pixels along a pixel of the low-resolution image."""
+    down: Literal["bicubic", "bilinear", "area"] = "bicubic"
+    """How training makes low-resolution images: antialiased interpolation, or means of squares."""
+    degrade: tuple[str, ...] = ()
+    """What else is done to them, with strengths drawn for each image: blur,low=0.2,high=2 before the reduction (pixels),
+    noise,low=0,high=0.1 and jpeg,low=50,high=95 after it."""
+    up: Literal["bicubic", "bilinear"] = "bicubic"
+    """How a low-resolution image is brought to the size of x."""
+    augment: Literal["none", "linear", "cosine"] = "none"
+    """Noise that low-resolution images are given in training, by the forward process of these betas, at a level that the network is told."""
+    augment_steps: int = 4000
+    """Number of levels of that process; level 0 is no noise."""
+    blur: float = 0.0
+    """Probability that a low-resolution image is blurred in training."""
+    blur_sigma: tuple[float, float] = (0.4, 0.6)
+    """Range of the standard deviation of that blur, in pixels of the low-resolution image; its kernel is 3x3."""
 
 
 @dataclass(frozen=True)
@@ -518,6 +548,8 @@ class SampleConfig:
     """Spacing of the times, or an official respacing rule such as "250", "ddim25" or "10,15,20"."""
     clip: bool = True
     """Clip the estimate of x0 to [-1, 1] at each step."""
+    level: float = 0.0
+    """Noise that a low-resolution condition is given, as a time of the process of ``low_res.augment``; 0: none, 1: nothing else is left."""
 
 
 # --- recipe --------------------------------------------------------------------------------------------------------------
@@ -537,6 +569,8 @@ class Recipe:
     denoiser: DenoiserConfig = DenoiserConfig()
     label: LabelConfig | None = None
     """Class conditioning; None: unconditional. Not used by classifiers."""
+    low_res: LowResConfig | None = None
+    """The image at a lower resolution as a condition; None: the model needs no image to begin from."""
     times: TimesConfig = TimesConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()

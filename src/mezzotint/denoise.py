@@ -21,6 +21,10 @@ from mezzotint.schedules import Discrete, Schedule
 from mezzotint.types import Cond, KernelHead, Posterior
 
 
+CLIPPED = -5.1
+"""The log(alpha / sigma) below which DPM-Solver's code drops the levels of a table."""
+
+
 class Denoiser(nn.Module):
     """x_t, t -> Posterior. Guidance and ``Bound`` are denoisers around a denoiser.
 
@@ -79,11 +83,16 @@ def time_input(schedule: Schedule, t: Tensor, kind: str) -> Tensor:
     Raises:
         CapabilityError: An index was asked for of a schedule without numbered levels.
     """
-    if kind in ("index", "index_1000"):
+    if kind in ("index", "index_1000", "index_clipped"):
         if not isinstance(schedule, Discrete):
             raise CapabilityError(f"time input '{kind}' needs a discrete schedule; use t, t_999 or log_sigma")
         index = (schedule.position(t) - 1).clamp_min(0)
-        return index if kind == "index" else index * (1000.0 / schedule.steps)
+        if kind == "index":
+            return index
+        count = schedule.steps
+        if kind == "index_clipped":
+            count = int((schedule.half_log_snr(schedule.levels) >= CLIPPED).sum())
+        return index * (1000.0 / count)
     if kind == "nearest":
         return nearest_level(schedule, t).to(torch.float64)
     if kind == "t":
@@ -273,6 +282,7 @@ class Bound(Wrapper):
         quantile: Dynamic thresholding: clamp to the larger of ``least`` and this quantile of |x0| per image, and divide by it. Replaces
             ``clip``.
         least: Smallest bound of dynamic thresholding.
+        most: Largest bound of dynamic thresholding.
         transform: Applied to x0 before the clipping.
 
     Source: Ho et al. 2020, section 3.2 (clipping); Saharia et al. 2022 (Imagen), section 2.3 (dynamic thresholding).
@@ -285,10 +295,11 @@ class Bound(Wrapper):
         clip: bool = True,
         quantile: float | None = None,
         least: float = 1.0,
+        most: float = math.inf,
         transform: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__(inner)
-        self.clip, self.quantile, self.least, self.transform = clip, quantile, least, transform
+        self.clip, self.quantile, self.least, self.most, self.transform = clip, quantile, least, most, transform
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
         posterior = self.inner(x_t, t, cond, noise=noise)
@@ -296,7 +307,7 @@ class Bound(Wrapper):
         if self.quantile is not None:
             size = x0.flatten(1).abs()
             size = size if size.dtype == torch.float64 else size.float()  # quantiles know no half precision
-            limit = torch.quantile(size, self.quantile, dim=1).clamp_min(self.least).to(x0.dtype)
+            limit = torch.quantile(size, self.quantile, dim=1).clamp(self.least, self.most).to(x0.dtype)
             limit = limit.reshape(-1, *(1,) * (x0.ndim - 1))
             x0 = x0.clamp(-limit, limit) / limit
         elif self.clip:

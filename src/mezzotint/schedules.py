@@ -127,7 +127,7 @@ def betas(config: DiscreteConfig) -> np.ndarray:
         ConfigError: A beta outside (0, 1].
 
     Source: Ho et al. 2020 (linear, quad, warm-up, const, jsd); Nichol & Dhariwal 2021, equation 17 (cosine) and section 3;
-    Rombach et al. 2022 (scaled_linear).
+    Rombach et al. 2022 (scaled_linear); Lin et al. 2024, algorithm 1 (zero_snr).
     """
     n = config.steps
     low, high = 1e-4, 0.02
@@ -152,6 +152,10 @@ def betas(config: DiscreteConfig) -> np.ndarray:
         table = np.full(n, high)
     else:
         table = 1.0 / np.arange(n, 0, -1, dtype=np.float64)
+    if config.zero_snr and len(table) > 1:
+        root = np.sqrt(np.cumprod(1 - table))
+        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        table = 1 - np.concatenate([root[:1], root[1:] / root[:-1]]) ** 2
     if len(table) == 0 or not ((table > 0) & (table <= 1)).all():
         name = config.betas if config.custom is None else "custom"
         raise ConfigError(f"{name} betas for {len(table)} steps leave (0, 1]; use more steps or other betas")
@@ -162,8 +166,8 @@ def betas(config: DiscreteConfig) -> np.ndarray:
 class Discrete(_VariancePreserving):
     """Noise levels at N knots t = (n + 1) / N, n = 0 .. N-1, given by betas.
 
-    Times within 1e-6 of a knot are taken to be it. Between knots, log alpha (or log(sigma / alpha)) is linear in t; before the first knot
-    log alpha runs linearly from 0; beyond the last it is extrapolated, so that t = inf is pure noise.
+    Times within 1e-6 of a knot are taken to be it. Between knots, log alpha (or sigma / alpha, or its logarithm) is linear in t; before the
+    first knot log alpha runs linearly from 0; beyond the last it is extrapolated, so that t = inf is pure noise.
 
     Source: Ho et al. 2020; Lu et al. 2022, appendix D.4 (interpolation).
     """
@@ -174,7 +178,7 @@ class Discrete(_VariancePreserving):
         self.steps = len(self.betas)
         self.t_min, self.t_max = 1 / self.steps, 1.0
         self._log_alpha = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-self.betas).cumsum(0)])
-        self._by_sigma = config.interpolate == "log_sigma"
+        self._between = config.interpolate
 
     @property
     def levels(self) -> Tensor:
@@ -194,15 +198,22 @@ class Discrete(_VariancePreserving):
         share = place - left
         low, high = table[left], table[left + 1]
         between = low + share * (high - low)
-        if self._by_sigma:
-            half_log_snr = table - 0.5 * torch.log(-torch.expm1(2 * table))
-            half_log_snr = torch.lerp(half_log_snr[left], half_log_snr[left + 1], share)
+        if self._between != "log_alpha":
+            knots = self._knots(table)
+            knots = torch.lerp(knots[left], knots[left + 1], share)
+            half_log_snr = knots if self._between == "log_sigma" else -torch.log(knots)
             between = torch.where(left == 0, between, -0.5 * torch.nn.functional.softplus(-2 * half_log_snr))
         # An infinite table entry (beta = 1) must not turn its exact neighbours into NaN.
         return torch.where(share == 0, low, torch.where(share == 1, high, between))
 
+    def _knots(self, table: Tensor) -> Tensor:
+        """lambda at the knots, or sigma / alpha."""
+        if self._between == "sigma":
+            return torch.expm1(-2 * table).sqrt()
+        return table - 0.5 * torch.log(-torch.expm1(2 * table))
+
     def log_alpha_slope(self, t: Tensor) -> Tensor:
-        if self._by_sigma:
+        if self._between != "log_alpha":
             raise CapabilityError("rates of a discrete schedule need interpolate='log_alpha'; set it in the schedule")
         table = self._log_alpha.to(t.device)
         left = (self.position(t).ceil() - 1).clamp(0, self.steps - 1).long()
@@ -215,9 +226,10 @@ class Discrete(_VariancePreserving):
         right = torch.searchsorted(-table, -log_alpha).clamp(1, self.steps)
         low, high = table[right - 1], table[right]
         share = (log_alpha - low) / (high - low)
-        if self._by_sigma:
-            knots = table - 0.5 * torch.log(-torch.expm1(2 * table))
-            share = torch.where(right == 1, share, (lam - knots[right - 1]) / (knots[right] - knots[right - 1]))
+        if self._between != "log_alpha":
+            knots = self._knots(table)
+            place = lam if self._between == "log_sigma" else torch.exp(-lam)
+            share = torch.where(right == 1, share, (place - knots[right - 1]) / (knots[right] - knots[right - 1]))
         return torch.where(torch.isposinf(lam), 0.0, (right - 1 + share) / self.steps)
 
 

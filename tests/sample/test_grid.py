@@ -14,7 +14,7 @@ from mezzotint.schedules import build_schedule
 BUILT = {name: build_schedule(config) for name, config in SCHEDULES.items()}
 BUILT["jsd"] = build_schedule(DiscreteConfig(betas="jsd", steps=100))
 LINEAR = BUILT["linear"]
-NAMED = ["uniform", "quadratic", "logsnr", "logsnr:1.5", "karras", "karras:3"]
+NAMED = ["uniform", "quadratic", "logsnr", "logsnr:1.5", "karras", "karras:3", "beta", "beta:2"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_given_times() -> None:
         ("times:0.9", None, {"t_start": 0.5}, "leave out the start"),
         ("25", None, {"t_end": "last"}, "whole process"),
         ("25", 24, {}, "has 25 steps"),
-        ("uniform:3", 5, {}, "only logsnr and karras"),
+        ("uniform:3", 5, {}, "only logsnr, karras, beta"),
         ("karras:-1", 5, {}, "positive"),
         ("karas", 5, {}, "'karras'"),
         ("uniform", 0, {}, "at least 1"),

@@ -3,9 +3,9 @@
 A spacing is one of four things:
 
 - a name that goes with a number of steps: "uniform" and "quadratic" in t, "logsnr" in log(alpha / sigma), "karras" in
-  (sigma / alpha)^(1 / rho). "karras:5" sets rho (7); "logsnr:1.5" raises the place along the grid to that power (1);
-- a rule of ``mezzotint.sample.trajectory``: "even", "stride", "quad" or "power2" keeps as many
-  numbered levels as there are steps;
+  (sigma / alpha)^(1 / rho), "beta" at quantiles of a beta distribution of t, dense at both ends. "karras:5" sets rho (7), "beta:0.5" both
+  parameters (0.6); "logsnr:1.5" raises the place along the grid to that power (1);
+- a rule of ``mezzotint.sample.trajectory``, such as "even", "quad" or "trailing", keeps as many numbered levels as there are steps;
 - an official respacing rule of the ADM line, which gives the number itself: "250", "10,15,20" (sections), "ddim25" (fixed stride);
 - the times themselves: "times:0.9,0.5,0.1".
 """
@@ -24,8 +24,8 @@ from mezzotint.sample.trajectory import RULES, is_rule, kept_levels
 from mezzotint.schedules import SNAP, Schedule
 
 DEFAULT_STEPS = 50
-SPACINGS = ("uniform", "quadratic", "logsnr", "karras")
-POWERS = {"logsnr": 1.0, "karras": 7.0}
+SPACINGS = ("uniform", "quadratic", "logsnr", "karras", "beta")
+POWERS = {"logsnr": 1.0, "karras": 7.0, "beta": 0.6}
 End = Tensor | float | Literal["last"]
 
 
@@ -91,7 +91,7 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
         ConfigError: An unknown spacing, or steps or ends that contradict it.
         CapabilityError: A respacing rule for a schedule without levels.
 
-    Source: Lu et al. 2022 (DPM-Solver), appendix D; Karras et al. 2022, equation 5.
+    Source: Lu et al. 2022 (DPM-Solver), appendix D; Karras et al. 2022, equation 5; Lee et al. 2024 (beta).
     """
     name, _, rest = spacing.partition(":")
     if name == "times":
@@ -104,15 +104,20 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
             if is_rule(spacing):
                 raise CapabilityError(f"grid '{spacing}' keeps numbered levels, which this model has not; use uniform")
             raise unknown("grid", spacing, [*SPACINGS, "times:0.9,0.5"])
+        last = levels.new_zeros(1)
         if is_rule(spacing):
-            kept = kept_levels(len(levels), DEFAULT_STEPS if steps is None else steps, spacing)
+            wanted = DEFAULT_STEPS if steps is None else steps
+            kept = kept_levels(len(levels), wanted, spacing)
+            if isinstance(t_end, str):  # the first level, whether or not the rule keeps it
+                kept = kept_levels(len(levels), wanted + 1, spacing)[1:] if kept[0] == 0 else kept
+                t_end, last = 0.0, levels[:1]
         else:
             kept = respaced(len(levels), spacing)
         if steps is not None and steps != len(kept):
             raise ConfigError(f"grid '{spacing}' has {len(kept)} steps, and {steps} were asked for; leave out one of the two")
         if t_start is not None or not jumps_to_0(t_end):
             raise ConfigError(f"grid '{spacing}' runs over the whole process; use one of {', '.join(SPACINGS)} with other ends")
-        return torch.cat([levels[kept].flip(0), torch.zeros(1, dtype=torch.float64)])[:, None]
+        return torch.cat([levels[kept].flip(0), last])[:, None]
     if steps is None:
         steps = DEFAULT_STEPS if levels is None or t_start is not None else len(levels)
     if steps < 1:
@@ -172,7 +177,7 @@ def _power(name: str, text: str) -> float:
     except ValueError:
         power = 0.0
     if name not in POWERS or not 0 < power < float("inf"):
-        raise ConfigError(f"grid '{name}:{text}': only {' and '.join(POWERS)} take a number, which must be positive")
+        raise ConfigError(f"grid '{name}:{text}': only {', '.join(POWERS)} take a number, which must be positive")
     return power
 
 
@@ -200,6 +205,10 @@ def _curve(schedule: Schedule, name: str, power: float, start: Tensor, last: Ten
         return start + share * (last - start)
     if name == "quadratic":
         return (start.sqrt() + share * (last.sqrt() - start.sqrt())) ** 2
+    if name == "beta":
+        from scipy.special import betaincinv  # comes with scikit-learn
+
+        return last + torch.from_numpy(betaincinv(power, power, (1 - share).numpy())) * (start - last)
     to = schedule.half_log_snr(last)
     # Pure noise has no finite log-SNR: the curve then starts as far below 0 as the cleanest level is above it.
     floor = torch.minimum(-schedule.half_log_snr(torch.full_like(last, schedule.t_min)), to - 1)

@@ -14,12 +14,12 @@ from mezzotint.moments import Moments
 from mezzotint.process import step_variance
 from mezzotint.schedules import Schedule
 
-RULES = ("even", "stride", "quad", "power2")
+RULES = ("even", "stride", "quad", "power2", "trailing", "leading", "leading_open", "linspace", "linspace_open")
 
 
 def is_rule(name: str) -> bool:
-    """Whether a name is one of ``RULES``, or "power" with another number."""
-    return name in RULES or re.fullmatch(r"power[1-9]\d*", name) is not None
+    """Whether a name is one of ``RULES``, or "power" or "leading:" with a number."""
+    return name in RULES or re.fullmatch(r"power[1-9]\d*|leading(_open)?:\d+", name) is not None
 
 
 def kept_levels(num_levels: int, steps: int, rule: str) -> list[int]:
@@ -30,12 +30,15 @@ def kept_levels(num_levels: int, steps: int, rule: str) -> list[int]:
         steps: How many are kept, K.
         rule: "even": evenly spaced, both ends included, rounded; "stride": every (N // K)-th from the first; "quad": evenly spaced
             squares up to 0.8 N; "power2": a square root's inverse, with gaps that shrink towards the noise, both ends included; other
-            powers likewise.
+            powers likewise. Those of diffusers: "trailing": in whole strides of N / K from the noisiest level; "leading": in strides of
+            N // K from the cleanest, "leading:1" from the one after it; "linspace": evenly spaced, both ends included; "leading_open" and
+            "linspace_open": for K + 1, without the cleanest, as its multistep solvers have it.
 
     Raises:
         ConfigError: An unknown rule, or one that does not give so many different levels.
 
-    Source: Bao et al. 2022 (Analytic-DPM), appendix F (even); Song, Meng & Ermon 2021, appendix D.2 (stride, quad).
+    Source: Bao et al. 2022 (Analytic-DPM), appendix F (even); Song, Meng & Ermon 2021, appendix D.2 (stride, quad); Lin et al. 2024, table 2
+    (trailing, leading, linspace).
 
     Example:
         >>> kept_levels(1000, 10, "even")
@@ -43,9 +46,19 @@ def kept_levels(num_levels: int, steps: int, rule: str) -> list[int]:
     """
     if not is_rule(rule):
         raise unknown("trajectory", rule, RULES)
-    if not 1 < steps <= num_levels:
-        raise ConfigError(f"{steps} of {num_levels} levels; keep at least 2 and at most all")
-    if rule == "even":
+    least = 1 if rule == "trailing" or "_open" in rule else 2
+    if not least <= steps <= num_levels:
+        raise ConfigError(f"{steps} of {num_levels} levels; keep at least {least} and at most all")
+    name, _, offset = rule.partition(":")
+    name, is_open, _ = name.partition("_")
+    points = steps + bool(is_open)
+    if name == "trailing":
+        kept = [round(num_levels - k * (num_levels / steps)) - 1 for k in reversed(range(steps))]
+    elif name == "leading":
+        kept = [k * (num_levels // points) + int(offset or 0) for k in range(points)][points - steps :]
+    elif name == "linspace":
+        kept = [round(level) for level in np.linspace(0, num_levels - 1, points).tolist()][points - steps :]
+    elif rule == "even":
         kept, place = [], 1.0  # a running float counted from 1, as in the official rule: its rounding decides some levels
         for _ in range(steps):
             kept.append(round(place) - 1)
