@@ -317,8 +317,9 @@ class DenoiserConfig:
     time_input: Literal[
         "index", "index_1000", "index_clipped", "nearest", "t", "t_999", "t_1000", "log_sigma", "log_half_sigma", "alpha"
     ] = "index"
-    """What the network is told of the time: the level's index, that index rescaled to 0..1000, the same as DPM-Solver's code tells it
-    where it drops the noisiest levels (the others are then spread over the whole range), the index of the level whose sigma/alpha is nearest (the network then knows no times between the levels), t, 999 t, 1000 t, log(sigma)/4, log(sigma/2), or alpha."""
+    """What the network is told of the time: the level's index, that index rescaled to 0..1000, the same as DPM-Solver's code tells it where
+    it drops the noisiest levels (the others are then spread over the whole range), the index of the level whose sigma/alpha is nearest (the
+    network then knows no times between the levels), t, 999 t, 1000 t, log(sigma)/4, log(sigma/2), or alpha."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for "edm"."""
 

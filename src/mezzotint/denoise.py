@@ -20,7 +20,6 @@ from mezzotint.process import bridge, expand, to_x0
 from mezzotint.schedules import Discrete, Schedule
 from mezzotint.types import Cond, KernelHead, Posterior
 
-
 CLIPPED = -5.1
 """The log(alpha / sigma) below which DPM-Solver's code drops the levels of a table."""
 

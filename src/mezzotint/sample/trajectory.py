@@ -37,8 +37,8 @@ def kept_levels(num_levels: int, steps: int, rule: str) -> list[int]:
     Raises:
         ConfigError: An unknown rule, or one that does not give so many different levels.
 
-    Source: Bao et al. 2022 (Analytic-DPM), appendix F (even); Song, Meng & Ermon 2021, appendix D.2 (stride, quad); Lin et al. 2024, table 2
-    (trailing, leading, linspace).
+    Source: Bao et al. 2022 (Analytic-DPM), appendix F (even); Song, Meng & Ermon 2021, appendix D.2 (stride, quad); Lin et al. 2024,
+    table 2 (trailing, leading, linspace).
 
     Example:
         >>> kept_levels(1000, 10, "even")
