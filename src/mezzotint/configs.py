@@ -484,6 +484,11 @@ class EMAConfig:
     """One profile for each decay per optimiser step."""
     warmup: bool = True
     """Use min(decay, (1 + step) / (10 + step)), so that a short run is not dominated by the start."""
+    stds: tuple[float, ...] = ()
+    """Power-function profiles (EDM2), each by its relative standard deviation: its width as a share of the run. They are kept at intervals,
+    and `mezzotint ema` makes the average of any other length from two of them, such as 0.05 and 0.1."""
+    snapshot_every: int | None = None
+    """Images between two snapshots of the power-function profiles; None: a 32nd of the budget."""
 
 
 @dataclass(frozen=True)
@@ -491,21 +496,29 @@ class DataConfig:
     """Where the images come from and what is done to them."""
 
     path: str = ""
-    """Folder, folder of class folders, ZIP of either, .npz (arr_0, arr_1), or "digits"."""
+    """Folder, folder of class folders, ZIP of either, .npz (arr_0, arr_1), .tar shards ("x-{000..146}.tar", "x-*.tar" or a URL),
+    "hf:NAME_OR_FOLDER[:split]", or "digits"."""
     size: tuple[int, int] | None = None
     """Height and width to bring images to; None: all images must have one size already."""
-    fit: Literal["crop", "squash"] = "crop"
-    """How images of other shapes reach the size: resize the short side and cut the middle, or distort."""
+    fit: Literal["crop", "random", "squash"] = "crop"
+    """How images of other shapes reach the size: resize the short side and cut the middle; in training, resize it to at most 1.25
+    times the size and cut anywhere; or distort."""
     channels: int | None = None
     """Channels to convert to (1 gray, 3 colour); None: as stored, and all images must agree."""
     flip: bool = False
     """Mirror half of the images, left and right."""
+    augment: float = 0.0
+    """Probability of each geometric change of an image (EDM: 0.12 to 0.15); the network is told of them, so that samples show none."""
     labels: bool = True
     """Read class folders or arr_1 as labels."""
     split: Literal["all", "train", "test"] = "all"
     """Part of the data, where it has parts."""
     workers: int = 0
     """Processes that decode images beside the training process."""
+    column: str | None = None
+    """Where examples have several images or labels: the column "image" or "image,label", or the extension of a shard's members."""
+    max_unreadable: float = 0.001
+    """Share of images that may be unreadable; they are listed, and others stand in for them. 0: none."""
 
 
 @dataclass(frozen=True)
@@ -529,7 +542,25 @@ class TrainConfig:
     log_every: int = 50
     """Steps between two lines of the log."""
     keep: int = 2
-    """Checkpoints that are kept; 0: all."""
+    """Newest checkpoints that are kept; 0: all."""
+    keep_every: int = 0
+    """Also keep, for good, the first checkpoint after each multiple of so many images; 0: none."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """What 25 steps in a row that are not finite lead to: the end, or the last good state and half the learning rate."""
+    timeout: float = 1800
+    """Seconds that a rank waits for the others before the run ends with their names."""
+    trackers: tuple[str, ...] = ()
+    """Trackers beside TensorBoard and log.jsonl, as Accelerate names them: wandb, trackio, mlflow, ..."""
+    held_out: float = 0.0
+    """Share of the images that are not trained on; their loss is compared with that of as many others at each checkpoint."""
+    fd_every: int = 0
+    """Images between two quick Frechet distances of samples to the data; 0: never."""
+    fd_num: int = 2000
+    """Samples of such a distance, which is named after it: fd2k."""
+    fd_steps: int = 20
+    """Sampling steps of those samples."""
+    fd_features: str = "pixels"
+    """What is compared: pixels, the folder of a classifier, or a feature network as in "inception,weights=FILE"."""
     compile: bool = False
     """Compile the networks with torch.compile."""
 
