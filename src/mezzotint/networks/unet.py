@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mezzotint.configs import UNetConfig
 from mezzotint.errors import ConfigError
+from mezzotint.nn.embeddings import LEVEL_SCALE, TimeEmbedding
 from mezzotint.nn.head import Head
 from mezzotint.nn.init import zeroed
 from mezzotint.nn.trunk import Level, Trunk, level_widths
@@ -40,11 +41,13 @@ class UNet(Trunk):
         if config.num_classes is not None and config.num_classes < 1:
             raise ConfigError(f"num_classes={config.num_classes} must be at least 1; None makes a network without labels")
         conditions = {"label": config.num_classes is not None, "low_res": config.low_res_channels > 0, "augment": config.augment > 0}
+        conditions["low_res_level"] = config.low_res_level
         super().__init__(config, config.in_channels + config.low_res_channels, [name for name, used in conditions.items() if used])
         self.optional = frozenset({"augment"})
         self.out_channels = config.out_channels
         self.augment_embed = zeroed(nn.Linear(config.augment, config.width, bias=False)) if config.augment else None
         self.label_embed = None if config.num_classes is None else nn.Embedding(config.num_classes, self.embed_channels)
+        self.level_embed = TimeEmbedding(config.width, self.embed_channels) if config.low_res_level else None
         widths = level_widths(config)
         heads = config.heads if config.heads_up is None else config.heads_up
         levels, skips, channels = [], list(self.skip_channels), widths[-1]
@@ -66,6 +69,8 @@ class UNet(Trunk):
         embedding = self.time_embed(time_input, None if augment is None or self.augment_embed is None else self.augment_embed(augment))
         if self.label_embed is not None:
             embedding = embedding + self.label_embed(cond["label"])
+        if self.level_embed is not None:
+            embedding = embedding + self.level_embed(LEVEL_SCALE * cond["low_res_level"].to(x.device))
         embedding = F.silu(embedding)
         if "low_res" in self.accepts:
             low_res = F.interpolate(cond["low_res"], x.shape[2:], mode="bilinear", align_corners=False)

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from mezzotint.nn.precision import full_precision
 
+LEVEL_SCALE = 1000.0
+"""What the level of a low-resolution condition, from 0 to 1, is multiplied by before it is embedded like a time."""
+
 
 def sinusoidal(
     t: Tensor, width: int, *, max_period: float = 10_000.0, shift: float = 0.0, scale: float = 1.0, sine_first: bool = False

@@ -8,8 +8,18 @@ from torch import nn
 
 from mezzotint.classifier import NoisyClassifier
 from mezzotint.codecs import Codec, Pixel
-from mezzotint.conditioning import Conditioner, Unconditional
-from mezzotint.configs import ClassifyConfig, DataFacts, DiTConfig, EncoderConfig, PixelConfig, Recipe, UViTConfig
+from mezzotint.conditioning import Conditioner, Together, Unconditional
+from mezzotint.configs import (
+    ClassifyConfig,
+    DataFacts,
+    DiTConfig,
+    EncoderConfig,
+    NetworkConfig,
+    PixelConfig,
+    Recipe,
+    UNetConfig,
+    UViTConfig,
+)
 from mezzotint.denoise import NetworkDenoiser
 from mezzotint.errors import ConfigError
 from mezzotint.objectives.base import Objective
@@ -19,6 +29,9 @@ from mezzotint.priors import Gaussian, Prior
 from mezzotint.registry import get
 from mezzotint.schedules import Schedule, build_schedule
 from mezzotint.times import build_law
+
+LOW_RES_NETWORKS = (UNetConfig,)
+"""Networks that take a low-resolution image."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,27 @@ def resolve(recipe: Recipe, facts: DataFacts) -> Recipe:
     wanted = channels * (2 if learned else 1)
     if net.out_channels not in (0, wanted):
         raise ConfigError(f"net.out_channels {net.out_channels}, and variance '{recipe.denoiser.variance}' needs {wanted}; leave it out")
-    return replace(recipe, net=replace(net, in_channels=channels, out_channels=wanted, num_classes=rows), label=label)
+    net = replace(net, in_channels=channels, out_channels=wanted, num_classes=rows)
+    return replace(recipe, net=_with_low_res(net, recipe, facts), label=label)
+
+
+def _with_low_res(net: NetworkConfig, recipe: Recipe, facts: DataFacts) -> NetworkConfig:
+    """The network with what it must know of a low-resolution condition."""
+    low = recipe.low_res
+    if low is None:
+        if isinstance(net, LOW_RES_NETWORKS) and net.low_res_channels:
+            raise ConfigError(
+                f"net.low_res_channels {net.low_res_channels} without a low-resolution condition; leave it out, or add low_res"
+            )
+        return net
+    if not isinstance(net, LOW_RES_NETWORKS):
+        raise ConfigError(f"network '{net.kind[1]}' takes no low-resolution image; use unet or sr3")
+    if recipe.codec != PixelConfig():
+        raise ConfigError("a low-resolution condition needs pixels, and the recipe works on latents; use --codec pixel")
+    if any(side % low.scale for side in facts.size):
+        height, width = facts.size
+        raise ConfigError(f"images of {height}x{width} have no exact 1/{low.scale}; use --data.size with multiples of {low.scale}")
+    return replace(net, low_res_channels=facts.channels, low_res_level=low.augment != "none")
 
 
 def build_network(recipe: Recipe) -> nn.Module:
@@ -102,8 +135,15 @@ def build_stage(recipe: Recipe, network: nn.Module | None = None) -> Stage:
     """
     schedule = build_schedule(recipe.schedule)
     denoiser = NetworkDenoiser(build_network(recipe) if network is None else network, schedule, recipe.denoiser)
-    conditioner = Unconditional() if recipe.label is None else get(*recipe.label.kind)(recipe.label)
-    return Stage(denoiser, conditioner, Gaussian(schedule), build_codec(recipe))
+    return Stage(denoiser, build_conditioner(recipe), Gaussian(schedule), build_codec(recipe))
+
+
+def build_conditioner(recipe: Recipe) -> Conditioner:
+    """What makes a recipe's conditions."""
+    parts = [get(*config.kind)(config) for config in (recipe.label, recipe.low_res) if config is not None]
+    if not parts:
+        return Unconditional()
+    return parts[0] if len(parts) == 1 else Together(parts)
 
 
 def build_codec(recipe: Recipe) -> Codec:

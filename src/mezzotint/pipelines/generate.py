@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.classifier import NoisyClassifier
-from mezzotint.conditioning import Label
+from mezzotint.conditioning import Label, LowRes
 from mezzotint.configs import DataFacts, Spec
 from mezzotint.denoise import Bound, Denoiser
 from mezzotint.errors import CapabilityError, ConfigError, unknown
@@ -29,7 +30,7 @@ from mezzotint.sample.ancestral import KNOWN_VARIANCE
 from mezzotint.sample.base import Sampler
 from mezzotint.sample.grid import SPACINGS
 from mezzotint.sample.loop import sample
-from mezzotint.types import Plan, Trajectory
+from mezzotint.types import Cond, Plan, Trajectory
 
 NULL = "null"
 EXACT_BATCH = 8
@@ -51,6 +52,8 @@ class Job:
         clip: Whether x0 is clipped to [-1, 1] at each step.
         batch: Images in a pass; without ``exact`` it changes no image by more than 1/255.
         exact: Run the network on aligned blocks of ``batch`` ids, padded, so that results are equal in all bytes.
+        level: Noise that the low-resolution images are given; None: the model has no such condition.
+        low_res: Hash of each low-resolution image that an image begins from, or None.
     """
 
     ids: tuple[int, ...]
@@ -63,10 +66,13 @@ class Job:
     clip: bool
     batch: int
     exact: bool
+    level: float | None = None
+    low_res: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The job as plain lists, numbers and strings."""
-        return {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
+        """The job as plain lists, numbers and strings; what may be missing is left out where it is None."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.default is MISSING or getattr(self, f.name) is not None}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in held.items()}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Job:
@@ -78,6 +84,8 @@ class Job:
         given: dict[str, Any] = {}
         for f in fields(cls):
             if f.name not in value:
+                if f.default is not MISSING:
+                    continue
                 raise ConfigError(f"a sampling job without '{f.name}'; it was written by another version or changed by hand")
             held = value[f.name]
             given[f.name] = tuple(held) if isinstance(held, list) else held
@@ -88,7 +96,8 @@ class Job:
         wanted = set(ids)
         keep = [i for i, k in enumerate(self.ids) if k in wanted]
         labels = None if self.labels is None else tuple(self.labels[i] for i in keep)
-        return replace(self, ids=tuple(self.ids[i] for i in keep), labels=labels)
+        low_res = None if self.low_res is None else tuple(self.low_res[i] for i in keep)
+        return replace(self, ids=tuple(self.ids[i] for i in keep), labels=labels, low_res=low_res)
 
 
 @dataclass(frozen=True)
@@ -232,6 +241,8 @@ class Model(Loaded):
         batch_size: int | None = None,
         exact: bool = False,
         clip: bool | None = None,
+        level: float | None = None,
+        low_res: Tensor | Mapping[int, Tensor] | None = None,
     ) -> Job:
         """Checks a wish and fills in what the model's own settings say.
 
@@ -250,6 +261,8 @@ class Model(Loaded):
             batch_size: Images in a pass; None: 64. No effect with ``exact``, which fixes it at 8.
             exact: Promise equal bytes, not 1/255.
             clip: Clip x0 at each step; None: the model's own setting.
+            level: Noise that the low-resolution images are given, from 0 to 1; None: the model's own setting.
+            low_res: The low-resolution images that ``run`` will be given, by id; the job then holds their hashes.
 
         Raises:
             ConfigError: Contradictions, unknown names, or settings that no sampler has.
@@ -287,7 +300,7 @@ class Model(Loaded):
         picked = None
         if labels is not None:
             picked = tuple(labels[k] for k in chosen)
-        elif isinstance(self.stage.conditioner, Label) or (self.classes and guidance):
+        elif self.stage.conditioner.part(Label) is not None or (self.classes and guidance):
             picked = tuple(k % len(self.classes) for k in chosen)
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"a batch of {batch_size}; give at least 1")
@@ -305,6 +318,8 @@ class Model(Loaded):
             clip=own.clip if clip is None else clip,
             batch=EXACT_BATCH if exact else batch_size or 64,
             exact=exact,
+            level=self._level(own.level if level is None else level, asked=level is not None),
+            low_res=None if low_res is None else tuple(image_hash(low_res[k]) for k in chosen),
         )
         visited = self.plan(job).grid
         if bool((visited[-1] > visited[0]).any()):
@@ -313,6 +328,18 @@ class Model(Loaded):
         if picked is not None and "label" not in denoiser.accepts:
             raise ConfigError("this model is unconditional; leave out classes, or add classifier guidance")
         return job
+
+    def _level(self, level: float, *, asked: bool) -> float | None:
+        low = self.stage.conditioner.part(LowRes)
+        if low is None:
+            if asked:
+                raise ConfigError("this model begins from no low-resolution image; leave out the level")
+            return None
+        if not 0 <= level <= 1:
+            raise ConfigError(f"augmentation level {level}; levels are from 0 (no noise) to 1")
+        if level and low.schedule is None:
+            raise CapabilityError("this model was trained without noise on its low-resolution images; leave out the level")
+        return float(level)
 
     def tuned(self, calls: int) -> Setting:
         """The best setting within so many network calls that a search found for this model.
@@ -359,8 +386,8 @@ class Model(Loaded):
         return NULL if label == len(self.classes) else self.classes[label]
 
     def _null(self) -> Callable[..., Any] | None:
-        conditioner = self.stage.conditioner
-        return conditioner.null if isinstance(conditioner, Label) and conditioner.drop > 0 else None
+        label = self.stage.conditioner.part(Label)
+        return label.null if label is not None and label.drop > 0 else None
 
     def denoiser(self, job: Job, guidance: Sequence[GuidanceLike] | None = None) -> Denoiser:
         """The network with the job's guidance and bounds around it.
@@ -396,6 +423,7 @@ class Model(Loaded):
         job: Job,
         *,
         guidance: Sequence[GuidanceLike] | None = None,
+        low_res: Tensor | Mapping[int, Tensor] | None = None,
         save: int | Literal["all"] = 0,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Iterator[Chunk]:
@@ -404,22 +432,34 @@ class Model(Loaded):
         Args:
             job: What ``job`` gave, or a part of it (``Job.only``).
             guidance: The guidances themselves, where some are functions.
+            low_res: For models that begin from a low-resolution image: that of each id, ``[c, h, w]`` in [-1, 1], all of one size.
             save: As for ``mezzotint.sample.loop.sample``.
             on_step: Called after each step of each batch with its number and the number of steps.
 
         Yields:
             Batches, in the order of the ids; with ``exact`` in the order of blocks.
+
+        Raises:
+            CapabilityError: The model begins from low-resolution images, and there are none.
+            ConfigError: Low-resolution images that the model has no use for, or others than the job names.
         """
+        self._check_low_res(job, low_res)
         denoiser, sampler, plan = self.denoiser(job, guidance), self.sampler(job), self.plan(job)
         given = dict(zip(job.ids, job.labels or [None] * len(job.ids), strict=True))
         for block, wanted in _blocks(job):
             noise = Noise(job.seed, block, stage="sample")
-            cond = {}
+            cond: dict[str, Tensor] = {}
             if job.labels is not None:
                 known = next(label for label in given.values() if label is not None)
                 labels = [known if (label := given.get(k)) is None else label for k in block]  # padding takes any class
                 cond = {"label": torch.tensor(labels, device=self.device)}
-            x, _ = self.stage.prior.sample(self.stage.codec.shape(self.shape), cond=cond, noise=noise.sub("prior"))
+            shape = self.shape
+            if low_res is not None:
+                given_low = [low_res[k if k in wanted else job.ids[0]] for k in block]  # padding takes any image
+                cond |= self._low_res(torch.stack(given_low), job, noise)
+                _, _, height, width = cond["low_res"].shape
+                shape = (shape[0], height, width)
+            x, _ = self.stage.prior.sample(self.stage.codec.shape(shape), cond=cond, noise=noise.sub("prior"))
             done = sample(denoiser, sampler, plan, x.to(self.device), cond=cond, noise=noise, save=save, on_step=on_step)
             with torch.no_grad():
                 done = replace(done, x=self.stage.codec.decode(done.x))
@@ -429,11 +469,42 @@ class Model(Loaded):
             ids = tuple(block[i] for i in keep)
             yield Chunk(ids, None if job.labels is None else tuple(given[k] or 0 for k in ids), done)
 
-    def sample(self, *, guidance: GuidanceLike | Sequence[GuidanceLike] = (), progress: bool = False, **wish: Any) -> Tensor:
+    def _check_low_res(self, job: Job, low_res: Tensor | Mapping[int, Tensor] | None) -> None:
+        if self.stage.conditioner.part(LowRes) is None:
+            if low_res is not None:
+                raise ConfigError("this model begins from no low-resolution image; leave out low_res")
+            return
+        if low_res is None:
+            raise CapabilityError(
+                "this model begins from low-resolution images: give it some with `mezzotint upscale`, or join it to the model that makes "
+                "them with `mezzotint cascade`"
+            )
+        if isinstance(low_res, Tensor) and max(job.ids) >= len(low_res):
+            raise ConfigError(f"image {max(job.ids)} has no low-resolution image among {len(low_res)}; give one for each id")
+        if job.low_res is not None and any(image_hash(low_res[k]) != held for k, held in zip(job.ids, job.low_res, strict=True)):
+            raise ConfigError("the low-resolution images are not those of the job (a hash differs); give the same images again")
+
+    def _low_res(self, low: Tensor, job: Job, noise: Noise, *, noised: bool = False) -> Cond:
+        """The condition from low-resolution images ``[b, c, h, w]``."""
+        part = self.stage.conditioner.part(LowRes)
+        assert part is not None
+        if low.shape[1] != self.facts.channels:
+            raise ConfigError(f"low-resolution images of {low.shape[1]} channels, and the model makes {self.facts.channels}; convert them")
+        return part.prepare(low.to(self.device, torch.float32), level=job.level, noise=noise, noised=noised)
+
+    def sample(
+        self,
+        *,
+        guidance: GuidanceLike | Sequence[GuidanceLike] = (),
+        low_res: Tensor | Mapping[int, Tensor] | None = None,
+        progress: bool = False,
+        **wish: Any,
+    ) -> Tensor:
         """Images, in the order of their ids; arguments as for ``job``.
 
         Args:
             guidance: As for ``job``.
+            low_res: As for ``run``; a tensor ``[n, c, h, w]`` makes n images unless their number is given.
             progress: Show a progress bar.
             wish: The other arguments of ``job``.
 
@@ -441,14 +512,16 @@ class Model(Loaded):
             ``[n, c, h, w]`` float32 in [-1, 1], on the CPU.
         """
         wraps = (guidance,) if isinstance(guidance, str) or callable(guidance) else tuple(guidance)
-        job = self.job(guidance=wraps, **wish)
+        if low_res is not None and not {"num", "ids", "classes"} & wish.keys():
+            wish["num"] = len(low_res)
+        job = self.job(guidance=wraps, low_res=low_res, **wish)
         bar = None
         if progress:
             from tqdm import tqdm
 
             bar = tqdm(total=len(job.ids), unit="image", desc="sampling")
         found: dict[int, Tensor] = {}
-        for chunk in self.run(job, guidance=wraps or None):
+        for chunk in self.run(job, guidance=wraps or None, low_res=low_res):
             found.update(zip(chunk.ids, chunk.trajectory.x.float().cpu(), strict=True))
             if bar is not None:
                 bar.update(len(chunk.ids))
@@ -476,6 +549,12 @@ def to_pixels(x: Tensor, *, bits: Literal[8, 16] = 8, official: bool = False) ->
     scaled = ((x.detach().to("cpu", torch.float64) + 1) * (top / 2)).clamp(0, top)
     whole = scaled.floor() if official else scaled.round()
     return whole.permute(0, 2, 3, 1).numpy().astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def image_hash(image: Tensor) -> str:
+    """Short hash of an image ``[c, h, w]``: its numbers in float32."""
+    held = image.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.sha256(repr(held.shape).encode() + held.tobytes()).hexdigest()[:16]
 
 
 def parse_classes(text: str) -> list[tuple[str, int]]:

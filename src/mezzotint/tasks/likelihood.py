@@ -206,7 +206,7 @@ def check(model: Model, source: Source) -> None:
     if (own.channels, own.size, own.bits) != (facts.channels, facts.size, facts.bits):
         kinds = [f"{f.size[0]}x{f.size[1]}x{f.channels} of {f.bits} bits" for f in (facts, own)]
         raise DataError(f"the data has images {kinds[0]}, and the model generates {kinds[1]}; give data like that of its training")
-    if isinstance(model.stage.conditioner, Label) and own.classes != facts.classes:
+    if model.stage.conditioner.part(Label) is not None and own.classes != facts.classes:
         raise DataError(
             f"the data has {len(facts.classes)} classes and the model {len(own.classes)}, or other names; give data with its classes"
         )
