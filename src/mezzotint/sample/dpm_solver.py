@@ -190,7 +190,10 @@ class DPMSolver(_Exponential):
         correction: How second differences enter: "midpoint" (the authors' choice) or "taylor".
         eta: Noise. Multistep: share of the reverse SDE's; 1 is SDE-DPM-Solver(++). Single-step: share of the ancestral step's noise.
         s_noise: Standard deviation of that noise, relative to the exact one.
-        lower_order_final: Multistep runs of less than ten steps fall to lower orders at the end.
+        lower_order_final: Short multistep runs fall to lower orders at the end.
+        lower_below: Runs of less than so many steps are short; the authors have 10, diffusers 15.
+        jump_counts: The step to t = 0, which is of order 1 anyway, is the last of those that fall, as in diffusers; otherwise the one
+            before it has fallen to order 1 already, which is better where that step is long, as on a uniform grid.
         official: Multistep of order 3 as released: with half of the second derivative, which makes it of order 2.
         inverse: Multistep from the image to the noise.
         clip_lambda: Start no noisier than at this lambda, unless told where; the authors' code has -5.1 for discrete schedules.
@@ -208,6 +211,8 @@ class DPMSolver(_Exponential):
         eta: float = 0.0,
         s_noise: float = 1.0,
         lower_order_final: bool = True,
+        lower_below: int = 10,
+        jump_counts: bool = False,
         official: bool = False,
         inverse: bool = False,
         clip_lambda: float | None = None,
@@ -222,7 +227,8 @@ class DPMSolver(_Exponential):
         if inverse and (method != "multistep" or eta > 0):
             raise ConfigError(f"inverse with method {method} and eta={eta:g}; only multistep without noise runs backwards")
         self.method, self.eta, self.s_noise = method, eta, s_noise
-        self.lower_order_final, self.official, self.inverse = lower_order_final, official, inverse
+        self.lower_order_final, self.lower_below, self.jump_counts = lower_order_final, lower_below, jump_counts
+        self.official, self.inverse = official, inverse
         self.stochastic = eta > 0
 
     def plan(
@@ -238,11 +244,11 @@ class DPMSolver(_Exponential):
         jump = jumps_to_0(t_end)
         if self.inverse:
             up = self.grid(schedule, spacing, steps, t_start, "last" if jump else t_end).flip(0)
-            return Plan(up, self.orders(len(up) - 1))
+            return Plan(up, self.multistep_orders(len(up) - 1, jump=False))
         grid = self.grid(schedule, spacing, steps, t_start, t_end)
-        orders, last = self.orders(len(grid) - 1 - jump), (1,) * jump
         if self.method == "multistep":
-            return Plan(grid, orders + last)
+            return Plan(grid, self.multistep_orders(len(grid) - 1, jump=jump))
+        orders, last = self.singlestep_orders(len(grid) - 1 - jump), (1,) * jump
         if not orders:
             raise ConfigError(f"{len(grid) - 1} network calls are too few for order {self.order}; give at least {self.order + jump}")
         if self.method == "singlestep" and spacing.startswith("logsnr"):  # steps of one length, whatever their order
@@ -252,10 +258,13 @@ class DPMSolver(_Exponential):
         ends = [0, *accumulate(orders + last)]
         return Plan(grid[ends], orders + last, tuple(grid[a + 1 : b] for a, b in pairwise(ends)))
 
-    def orders(self, calls: int) -> tuple[int, ...]:
+    def multistep_orders(self, steps: int, *, jump: bool) -> tuple[int, ...]:
+        """Order of each step; ``jump``: the last leads to t = 0."""
+        short = steps - (jump and not self.jump_counts) < self.lower_below
+        return multistep_orders(steps, self.order, lower=self.lower_order_final and short, jump=jump, jump_counts=self.jump_counts)
+
+    def singlestep_orders(self, calls: int) -> tuple[int, ...]:
         """Order of each step, the last to t = 0 aside."""
-        if self.method == "multistep":
-            return multistep_orders(calls, self.order, lower=self.lower_order_final and calls < 10)
         return singlestep_orders(calls, self.order) if self.method == "singlestep" else (self.order,) * (calls // self.order)
 
     def init(self, x: Tensor, plan: Plan) -> MultistepState:
@@ -461,13 +470,22 @@ def descend(schedule: Schedule, t: Tensor, s: Tensor, eta: float, least: Tensor)
     return torch.where(up > 0, schedule.time_of(-down.log()), s), schedule(s)[0] * up
 
 
-def multistep_orders(steps: int, order: int, *, lower: bool) -> tuple[int, ...]:
+def multistep_orders(steps: int, order: int, *, lower: bool, jump: bool = False, jump_counts: bool = False) -> tuple[int, ...]:
     """Order of each step: rising at the start, where there is no past, and, with ``lower``, falling at the end.
 
+    Args:
+        steps: Number of steps.
+        order: The highest order.
+        lower: Whether orders fall at the end.
+        jump: Whether the last step leads to t = 0, and so is of order 1.
+        jump_counts: Whether that one is the last of those that fall.
+
     Example:
-        >>> multistep_orders(6, 3, lower=True)
-        (1, 2, 3, 3, 2, 1)
+        >>> multistep_orders(6, 3, lower=True), multistep_orders(6, 3, lower=True, jump=True)
+        ((1, 2, 3, 3, 2, 1), (1, 2, 3, 2, 1, 1))
     """
+    if jump and not (lower and jump_counts):
+        return (*multistep_orders(steps - 1, order, lower=lower), 1)
     return tuple(i if i < order else min(order, steps + 1 - i) if lower else order for i in range(1, steps + 1))
 
 

@@ -47,7 +47,9 @@ class UniPC(Sampler):
         variant: "bh1" and "bh2" differ where one difference is used; "vary_coeff" has the exact weights there as well.
         prediction: "data" or "noise".
         corrector: Whether each step but the last is corrected.
+        uncorrected: So many first steps are not corrected either, for strong guidance.
         lower_order_final: Fall to lower orders at the end.
+        jump_counts: As for ``DPMSolver``.
         official: The corrector of "vary_coeff" as released, which leaves out terms and so is of order 1 for p = 2, 3.
 
     Source: Zhao et al. 2023 (UniPC), algorithms 1 and 2, equation 5; appendix C (vary_coeff).
@@ -62,7 +64,9 @@ class UniPC(Sampler):
         variant: str = "bh2",
         prediction: str = "data",
         corrector: bool = True,
+        uncorrected: int = 0,
         lower_order_final: bool = True,
+        jump_counts: bool = False,
         official: bool = False,
     ):
         if variant not in VARIANTS:
@@ -72,7 +76,8 @@ class UniPC(Sampler):
         if not 1 <= order <= 4:
             raise ConfigError(f"order {order} is not one of 1, 2, 3, 4")
         self.order, self.variant, self.data = order, variant, prediction == "data"
-        self.corrector, self.lower_order_final, self.official = corrector, lower_order_final, official
+        self.corrector, self.uncorrected = corrector, uncorrected
+        self.lower_order_final, self.jump_counts, self.official = lower_order_final, jump_counts, official
 
     def plan(
         self,
@@ -87,7 +92,9 @@ class UniPC(Sampler):
         if not self.data and not bool((schedule(grid[0])[0] > 0).all()):
             raise CapabilityError("prediction 'noise' cannot start from pure noise; use prediction=data, or start below it")
         jump = jumps_to_0(grid[-1])
-        return Plan(grid, multistep_orders(len(grid) - 1 - jump, self.order, lower=self.lower_order_final) + (1,) * jump)
+        return Plan(
+            grid, multistep_orders(len(grid) - 1, self.order, lower=self.lower_order_final, jump=jump, jump_counts=self.jump_counts)
+        )
 
     def init(self, x: Tensor, plan: Plan) -> UniPCState:
         return UniPCState()
@@ -100,7 +107,7 @@ class UniPC(Sampler):
         x0, eps = shifted(denoiser, x_t, t, cond, noise)
         m = x0 if self.data else eps
         leg = Leg(denoiser.schedule, t, s, self.data)
-        if self.corrector and state.x is not None and state.t is not None:
+        if self.corrector and i > self.uncorrected and state.x is not None and state.t is not None:
             back = Leg(denoiser.schedule, state.t, t, self.data)
             x_t = self.advance(back, state.x, (*state.values, m), (*state.lams, leg.lam), plan.orders[i - 1], correct=True)
         values, lams = (m, *state.values)[: self.order], (leg.lam, *state.lams)[: self.order]
