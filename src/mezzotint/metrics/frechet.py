@@ -104,8 +104,8 @@ class Moments:
 def frechet_distance(a: Moments | tuple[Tensor, Tensor], b: Moments | tuple[Tensor, Tensor]) -> float:
     """Squared Frechet (2-Wasserstein) distance of the Gaussians with the moments of two sets.
 
-    ``|m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^{1/2} S_b S_a^{1/2})^{1/2}``, from eigenvalues of symmetric matrices in
-    float64, so that it is real and finite for covariances of any rank.
+    ``|m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (R^T S_b R)^{1/2}`` with ``R R^T = S_a``, from eigenvalues of a symmetric matrix in float64, so
+    that it is real and finite for covariances of any rank.
 
     Args:
         a: Moments of one set, or its (mean ``[d]``, covariance ``[d, d]``).
@@ -131,13 +131,11 @@ def frechet_distance(a: Moments | tuple[Tensor, Tensor], b: Moments | tuple[Tens
     if mean_a.shape != mean_b.shape:
         raise ConfigError(f"moments of {len(mean_a)} and of {len(mean_b)} features cannot be compared; use one feature network for both")
     mean_b, cov_b = mean_b.to(mean_a.device), cov_b.to(mean_a.device)
-    values, vectors = torch.linalg.eigh(cov_a)
-    kept = values > _noise(values)
-    half = vectors[:, kept] * values[kept].sqrt()  # S_a = half half^T, on the range of S_a only
-    product = torch.linalg.eigvalsh(half.T @ cov_b @ half)
+    root = _root(cov_a)
+    product = torch.linalg.eigvalsh(root.T @ cov_b @ root)
     # The square root would blow rounding errors of 1e-16 up to 1e-8, once for each dimension that is missing.
-    root = product[product > _noise(product)].sqrt().sum()
-    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root
+    trace = product[product > _rounding(product, len(product) ** 0.5)].sqrt().sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace
     return max(float(distance), 0.0)
 
 
@@ -157,8 +155,19 @@ def _pair(moments: Moments | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return mean.to(torch.float64), (cov + cov.T) / 2
 
 
-def _noise(eigenvalues: Tensor) -> float:
-    """Size below which an eigenvalue of a positive semi-definite matrix is rounding error."""
-    if eigenvalues.numel() == 0:
+def _root(cov: Tensor) -> Tensor:
+    """R ``[d, rank]`` with ``R R^T`` the covariance ``[d, d]``."""
+    root, failed = torch.linalg.cholesky_ex(cov)
+    pivots = root.diagonal().square()
+    if not bool(failed) and bool(pivots.min() > _rounding(pivots, len(pivots))):
+        return root
+    values, vectors = torch.linalg.eigh(cov)
+    kept = values > _rounding(values, len(values))
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def _rounding(values: Tensor, operations: float) -> float:
+    """Size below which one of the non-negative values is the rounding error of that many operations on the largest."""
+    if values.numel() == 0:
         return 0.0
-    return float(eigenvalues.max().clamp_min(0)) * eigenvalues.numel() * torch.finfo(eigenvalues.dtype).eps
+    return float(values.max().clamp_min(0)) * operations * torch.finfo(values.dtype).eps

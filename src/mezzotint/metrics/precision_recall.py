@@ -1,4 +1,4 @@
-"""Improved precision and recall: how much of one set lies in the neighbourhoods of the other."""
+"""Precision and recall, density and coverage: how much of one set lies in the neighbourhoods of the other."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def squared_distances(a: Tensor, b: Tensor, *, dtype: Precision = "float32") -> 
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ConfigError(f"features of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared; give [n, d] and [m, d]")
     x, y = a.to(_TYPES[dtype]), b.to(_TYPES[dtype])
-    square = (x.square().sum(dim=1)[:, None] - 2 * (x @ y.T) + y.square().sum(dim=1)[None]).clamp_min(0)
     if dtype != "float16":
-        return square
+        return torch.addmm(y.square().sum(dim=1)[None], x, y.T, alpha=-2).add_(x.square().sum(dim=1)[:, None]).clamp_min_(0)
+    square = (x.square().sum(dim=1)[:, None] - 2 * (x @ y.T) + y.square().sum(dim=1)[None]).clamp_min(0)
     return square.float() if bool(torch.isfinite(square).all()) else squared_distances(a, b)
 
 
@@ -77,7 +77,7 @@ def neighbour_radii(features: Tensor, k: int = 3, *, dtype: Precision = "float32
     if not 1 <= k < len(features):
         raise ConfigError(f"neighbour {k} of a set of {len(features)} images does not exist; use 1 <= k < {len(features)}")
     # The nearest of all is the vector itself, at distance zero.
-    return torch.cat([rows.kthvalue(k + 1, dim=1).values for _, rows in _rows(features, features, dtype)])
+    return torch.cat([rows.topk(k + 1, dim=1, largest=False).values[:, -1] for _, rows in _rows(features, features, dtype)])
 
 
 def precision_recall(generated: Tensor, real: Tensor, *, k: int = 3, dtype: Precision = "float32") -> PrecisionRecall:
@@ -107,6 +107,51 @@ def precision_recall(generated: Tensor, real: Tensor, *, k: int = 3, dtype: Prec
         inside += int((rows <= reach_real).any(dim=1).sum())
         covered |= (rows <= reach_generated[start : start + len(rows), None]).any(dim=0)
     return PrecisionRecall(inside / len(generated), float(covered.double().mean()))
+
+
+@dataclass(frozen=True)
+class DensityCoverage:
+    """Density and coverage.
+
+    Attributes:
+        density: In how many neighbourhoods of real images a generated one lies, as a share of k; at least 0, about 1 for equal sets.
+        coverage: Share of the real images whose neighbourhood has a generated one, in [0, 1].
+    """
+
+    density: float
+    coverage: float
+
+
+def density_coverage(generated: Tensor, real: Tensor, *, k: int = 5, dtype: Precision = "float32") -> DensityCoverage:
+    """Density and coverage with balls around the real images alone, whose surface does not belong to them.
+
+    Unlike precision and recall they do not trust outliers: a real one far off makes one large ball, which counts for one of k.
+
+    Args:
+        generated: Features of the generated images, ``[n, d]``.
+        real: Features of the real images, ``[m, d]``.
+        k: Which neighbour gives the radius.
+        dtype: As for ``squared_distances``.
+
+    Raises:
+        ConfigError: The real set has not more than k vectors, or the numbers of features differ.
+
+    Example:
+        >>> points = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> density_coverage(points[:2] + 0.5, points, k=1)
+        DensityCoverage(density=2.0, coverage=0.75)
+
+    Source: Naeem et al. 2020, equations 3 and 4.
+    """
+    real = real.to(generated.device)
+    reach = neighbour_radii(real, k, dtype=dtype)
+    count = 0
+    covered = torch.zeros(len(real), dtype=torch.bool, device=real.device)
+    for _, rows in _rows(generated, real, dtype):
+        inside = rows < reach
+        count += int(inside.sum())
+        covered |= inside.any(dim=0)
+    return DensityCoverage(count / (k * len(generated)), float(covered.double().mean()))
 
 
 def realism(generated: Tensor, real: Tensor, *, k: int = 3, dtype: Precision = "float32") -> tuple[Tensor, Tensor]:
