@@ -7,14 +7,14 @@ import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mezzotint.configs import DataConfig, DataFacts
 from mezzotint.data.labels import check_labels
 from mezzotint.data.source import Source, one_line
-from mezzotint.data.transforms import to_channels, to_size
+from mezzotint.data.transforms import Fit, Window, to_channels, to_size
 from mezzotint.errors import DataError
 
 _LOCAL_HEADER = 30
@@ -57,9 +57,9 @@ class ArraySource(Source):
                 raise DataError(f"the array has {have} channels, --data.channels is {channels}; arrays convert between 1 and 3 only")
             notes.append(f"{len(names)} images are converted from {have} to {channels} channels")
         if size != (height, width):
-            done = "resized and cropped" if config.fit == "crop" else "squashed"
+            done = "squashed" if config.fit == "squash" else "resized and cropped"
             notes.append(f"{len(names)} images are {done} from {height}x{width} to {size[0]}x{size[1]}")
-        self._fit: Literal["crop", "squash"] = config.fit
+        self._fit: Fit = config.fit
         facts = DataFacts(
             channels=channels,
             size=size,
@@ -68,7 +68,8 @@ class ArraySource(Source):
         )
         row = height * width * have * self.pixels.dtype.itemsize
         kept = labels if config.labels else None
-        super().__init__(facts, names, kept, [row] * len(names), flip=config.flip, notes=notes, content=content)
+        cut = config.fit == "random"
+        super().__init__(facts, names, kept, [row] * len(names), flip=config.flip, notes=notes, content=content, cut=cut)
 
     @property
     def pixels(self) -> np.ndarray:
@@ -84,8 +85,8 @@ class ArraySource(Source):
             state["_pixels"] = None
         return state
 
-    def array(self, i: int) -> np.ndarray:
-        return to_size(to_channels(np.array(self.pixels[i]), self.facts.channels), self.facts.size, self._fit)
+    def array(self, i: int, window: Window | None = None) -> np.ndarray:
+        return to_size(to_channels(np.array(self.pixels[i]), self.facts.channels), self.facts.size, self._fit, window=window)
 
 
 def open_npz(path: Path, config: DataConfig) -> Source:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from mezzotint.configs import DataConfig, DataFacts
-from mezzotint.data.source import Source, one_line
+from mezzotint.data.labels import Labels
+from mezzotint.data.source import Source, check_spare, one_line
 from mezzotint.data.store import Store
-from mezzotint.data.transforms import to_channels, to_size
+from mezzotint.data.transforms import Fit, Window, to_channels, to_size
 from mezzotint.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
@@ -57,58 +59,83 @@ class Header:
         return _PIXELS.get(self.channels) or _WORDS.get(self.mode, self.mode)
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Image files that were found and named, but not looked into.
+
+    Attributes:
+        store: Where they lie.
+        names: Path of each image within it.
+        titles: Shown name of each image.
+        labels: Their classes, or None.
+        notes: What is known already about files that were left out.
+    """
+
+    store: Store
+    names: tuple[str, ...]
+    titles: tuple[str, ...]
+    labels: Labels | None = None
+    notes: tuple[str, ...] = ()
+
+
 class ImageSource(Source):
-    """Image files of one folder or ZIP file.
+    """Image files of a folder, an archive or a table.
 
     All headers are read at once; pixels are decoded on demand. Colour profiles are not applied. Images with an EXIF orientation are
     turned accordingly. Of a camera's multi-picture JPEG the main picture is read; any other file of several frames is an error.
 
     Args:
-        store: Where the files lie.
-        names: Paths of the images, in order.
-        titles: Shown name of each image.
-        labels: Class of each image, or None.
-        classes: Class names.
-        config: ``size``, ``fit``, ``channels`` and ``flip`` are heeded.
-        notes: What is known already about files that were left out.
+        listing: The files.
+        config: ``size``, ``fit``, ``channels``, ``flip`` and ``max_unreadable`` are heeded.
 
     Raises:
-        DataError: A damaged file, or images that do not agree in size, channels or bits where the settings ask for no conversion.
+        DataError: Too many damaged files, or images that do not agree in size, channels or bits where the settings ask for no
+            conversion.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        names: Sequence[str],
-        titles: Sequence[str],
-        labels: Sequence[int] | None,
-        classes: tuple[str, ...],
-        config: DataConfig,
-        notes: Sequence[str] = (),
-    ):
+    def __init__(self, listing: Listing, config: DataConfig):
         if config.channels is not None and config.channels > 4:
             raise DataError(f"--data.channels {config.channels} is not possible for image files; give 1 to 4, or store an .npz array")
+        store, labels = listing.store, listing.labels
         self._store = store
-        self._paths = tuple(names)
-        self._fit: Literal["crop", "squash"] = config.fit
-        facts, done = _scan(store, names, config)
+        self._paths = listing.names
+        self._fit: Fit = config.fit
+        spare = int(config.max_unreadable * len(listing.names))
+        facts, done, unreadable = _scan(store, listing.names, config, spare)
         super().__init__(
-            DataFacts(facts.channels, facts.size, classes, facts.bits),
-            titles,
-            labels,
-            [store.files[name] for name in names],
+            DataFacts(facts.channels, facts.size, () if labels is None else labels.classes, facts.bits),
+            listing.titles,
+            None if labels is None or labels.tags else labels.labels,
+            [store.files[name] for name in listing.names],
             flip=config.flip,
-            notes=[*notes, *done],
+            notes=[*listing.notes, *done],
+            cut=config.fit == "random",
+            tags=() if labels is None else labels.tags,
+            tagged=None if labels is None or not labels.tags else labels.matrix,
+            unreadable=unreadable,
+            spare=spare,
         )
 
-    def array(self, i: int) -> np.ndarray:
+    def array(self, i: int, window: Window | None = None) -> np.ndarray:
         name = self._paths[i]
-        place = f"{self._store.path}/{name}"
+        place = self._store.place(name)
         array = to_channels(decode(self._store.read(name), place), self.facts.channels)
-        array = to_size(array, self.facts.size, self._fit, alpha=self.facts.channels in (2, 4))
+        array = to_size(array, self.facts.size, self._fit, alpha=self.facts.channels in (2, 4), window=window)
         if array.dtype != (np.uint8 if self.facts.bits == 8 else np.uint16):
             raise DataError(f"{place} has changed since the data was opened; start again")
         return array
+
+    def stored(self, i: int) -> tuple[bytes, str] | None:
+        """The file of image i and its suffix, if its pixels are those of ``array`` as they stand; else None.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        name = self._paths[i]
+        data = self._store.read(name)
+        header = _header(data, self._store.place(name))
+        as_is = (header.size, header.channels, header.turned) == (self.facts.size, self.facts.channels, False)
+        return (data, PurePosixPath(name).suffix.lower()) if as_is else None
 
 
 def read_header(store: Store, name: str) -> Header:
@@ -117,7 +144,7 @@ def read_header(store: Store, name: str) -> Header:
     Raises:
         DataError: The file is empty, damaged, no image, too large, or of a kind that cannot be read without loss.
     """
-    place = f"{store.path}/{name}"
+    place = store.place(name)
     if store.files[name] == 0:
         raise DataError(f"{place} is empty (0 bytes); replace or remove it")
     head, tail, whole = store.ends(name)
@@ -166,34 +193,44 @@ def decode(data: bytes, place: str) -> np.ndarray:
     return _turn(array if array.ndim == 3 else array[..., None], turn)
 
 
-def _scan(store: Store, names: Sequence[str], config: DataConfig) -> tuple[DataFacts, list[str]]:
+def _scan(store: Store, names: Sequence[str], config: DataConfig, spare: int) -> tuple[DataFacts, list[str], dict[int, str]]:
+    """What all images have in common, what has to be done to them, and which cannot be read."""
     first: Header | None = None
+    leader = ""
+    channels, size = config.channels or 0, config.size or (0, 0)
+    unreadable: dict[int, str] = {}
     converted: Counter[str] = Counter()
     remarks: Counter[str] = Counter()
     resized = enlarged = 0
-    for name in names:
-        header = read_header(store, name)
+    for i, name in enumerate(names):
+        try:
+            header = read_header(store, name)
+        except DataError as error:
+            if spare == 0:
+                raise
+            unreadable[i] = str(error)
+            check_spare(unreadable.values(), spare, len(names))
+            continue
         if first is None:
-            first = header
+            first, leader = header, name
             channels = config.channels or header.channels
             size = config.size or header.size
-            leader = f"{names[0]} is"
         if header.channels == 0 and config.channels is None:
-            raise DataError(f"{store.path}/{name} is {header.words}; pass --data.channels 3 to convert all to colour, or 1 to gray")
+            raise DataError(f"{store.place(name)} is {header.words}; pass --data.channels 3 to convert all to colour, or 1 to gray")
         if header.bits != first.bits:
-            depths = f"has {header.bits} bits a channel, {names[0]} has {first.bits}"
-            raise DataError(f"{store.path}/{name} {depths}; convert all files to one depth")
+            depths = f"has {header.bits} bits a channel, {leader} has {first.bits}"
+            raise DataError(f"{store.place(name)} {depths}; convert all files to one depth")
         if header.channels != channels:
             if config.channels is None:
                 raise DataError(
-                    f"{store.path}/{name} is {header.words}, {leader} {first.words}; "
+                    f"{store.place(name)} is {header.words}, {leader} is {first.words}; "
                     "pass --data.channels 3 to convert all to colour, or 1 to gray"
                 )
             converted[header.words] += 1
         if header.size != size:
             if config.size is None:
                 raise DataError(
-                    f"{store.path}/{name} is {_by(header.size)} pixels (height x width), {leader} {_by(size)}; "
+                    f"{store.place(name)} is {_by(header.size)} pixels (height x width), {leader} is {_by(size)}; "
                     f"pass --data.size {size[0]} {size[1]} or another size to bring all to one"
                 )
             resized += 1
@@ -202,14 +239,18 @@ def _scan(store: Store, names: Sequence[str], config: DataConfig) -> tuple[DataF
             remarks[header.remark] += 1
         if header.turned:
             remarks["turned as their EXIF orientation says"] += 1
-    assert first is not None
-    notes = [f"{count} of {len(names)} images are converted from {words} to {_PIXELS[channels]}" for words, count in converted.items()]
+    assert first is not None  # a share below 1 leaves at least one
+    total = len(names)
+    notes = [f"{count} of {total} images are converted from {words} to {_PIXELS[channels]}" for words, count in converted.items()]
     if resized:
-        done = "resized and cropped" if config.fit == "crop" else "squashed"
+        done = "squashed" if config.fit == "squash" else "resized and cropped"
         larger = f", {enlarged} of them enlarged" if enlarged else ""
-        notes.append(f"{resized} of {len(names)} images are {done} to {_by(size)} (height x width){larger}")
-    notes += [f"{count} of {len(names)} images: {words}" for words, count in remarks.items()]
-    return DataFacts(channels=channels, size=size, bits=first.bits), notes
+        notes.append(f"{resized} of {total} images are {done} to {_by(size)} (height x width){larger}")
+    notes += [f"{count} of {total} images: {words}" for words, count in remarks.items()]
+    if unreadable:
+        why = next(iter(unreadable.values())).partition(";")[0]
+        notes.append(f"{len(unreadable)} of {total} images cannot be read; the first: {why}")
+    return DataFacts(channels=channels, size=size, bits=first.bits), notes, unreadable
 
 
 def _by(size: tuple[int, int]) -> str:

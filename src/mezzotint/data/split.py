@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mezzotint.data.source import Source
+from mezzotint.data.transforms import Window
 from mezzotint.errors import DataError
 
 
@@ -22,12 +23,17 @@ class _Subset(Source):
             flip=parent.flip,
             notes=parent.notes,
             content=parent.content,
+            cut=parent.cut,
+            tags=parent.tags,
+            tagged=None if parent.tagged is None else parent.tagged[list(ids)],
+            unreadable={k: parent.unreadable[i] for k, i in enumerate(ids) if i in parent.unreadable},
+            spare=parent.spare,
         )
         self._parent = parent
         self._ids = tuple(ids)
 
-    def array(self, i: int) -> np.ndarray:
-        return self._parent.array(self._ids[i])
+    def array(self, i: int, window: Window | None = None) -> np.ndarray:
+        return self._parent.array(self._ids[i], window)
 
 
 def subset(source: Source, ids: Sequence[int]) -> Source:

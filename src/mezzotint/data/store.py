@@ -40,15 +40,21 @@ class Store:
     """Files by their path, with slashes, below one root.
 
     Attributes:
-        path: The folder or ZIP file.
+        path: The folder or archive.
+        title: Its name for messages.
         files: Path -> size in bytes, in sorted order; junk of operating systems and hidden files are left out.
         folders: Paths of all folders, empty ones included.
     """
 
-    def __init__(self, path: Path, files: dict[str, int], folders: set[str]):
+    def __init__(self, path: Path, files: dict[str, int], folders: set[str], title: str = ""):
         self.path = path
+        self.title = title or str(path)
         self.files = dict(sorted(files.items()))
         self.folders = folders
+
+    def place(self, name: str) -> str:
+        """Where a file lies, for messages."""
+        return f"{self.title}/{name}"
 
     def read(self, name: str) -> bytes:
         """The contents of a file.
@@ -87,7 +93,7 @@ class FolderStore(Store):
             raise DataError(f"folder {root / below} cannot be read ({error.strerror}); check its permissions") from error
         for entry in entries:
             name = below + entry.name
-            if _is_junk(name):
+            if is_junk(name):
                 continue
             if entry.is_dir():
                 real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
@@ -147,9 +153,8 @@ class ZipStore(Store):
         for info in infos:
             name = info.filename.replace("\\", "/")
             parts = name.rstrip("/").split("/")
-            if name.startswith("/") or ".." in parts or _DRIVE.match(name):
-                raise DataError(f"{path} has the member '{info.filename}', whose path leads outside; such a file is not to be trusted")
-            if _is_junk(name.rstrip("/")):
+            check_member_name(name, path)
+            if is_junk(name.rstrip("/")):
                 continue
             folders.update("/".join(parts[:k]) for k in range(1, len(parts)))
             if name.endswith("/"):
@@ -210,5 +215,16 @@ class ZipStore(Store):
         return self._map[start : start + count]
 
 
-def _is_junk(name: str) -> bool:
+def is_junk(name: str) -> bool:
+    """Whether a path is hidden or is what an operating system left behind."""
     return any(part.startswith(".") or part in _JUNK for part in name.split("/"))
+
+
+def check_member_name(name: str, archive: Path) -> None:
+    """Refuses paths that would lead out of the archive.
+
+    Raises:
+        DataError: It is such a path.
+    """
+    if name.startswith("/") or ".." in name.replace("\\", "/").split("/") or _DRIVE.match(name):
+        raise DataError(f"{archive} has the member '{name}', whose path leads outside; such a file is not to be trusted")

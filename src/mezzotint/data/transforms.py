@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -44,18 +45,28 @@ def to_channels(array: np.ndarray, channels: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def to_size(array: np.ndarray, size: tuple[int, int], fit: Literal["crop", "squash"], *, alpha: bool = False) -> np.ndarray:
+Fit = Literal["crop", "random", "squash"]
+Window = tuple[float, float, float]
+"""Where a random cut lies: its scale, top and left, each in [0, 1)."""
+SMALLEST_CUT = 0.8
+"""The least that a random cut keeps of the short side."""
+
+
+def to_size(array: np.ndarray, size: tuple[int, int], fit: Fit, *, alpha: bool = False, window: Window | None = None) -> np.ndarray:
     """Brings an image to a size.
 
     ``crop`` keeps proportions: the image is halved by box averaging while both sides stay at least twice as long as wanted, then
     resized by bicubic interpolation until it just covers the size, and its middle is cut out. ``squash`` resizes each side on its
-    own, bicubically. An image that has the size already is returned as it is. 16-bit images are resized in floating point.
+    own, bicubically. ``random`` is like ``crop``, but covers a size of 1 to 1 / 0.8 times the one wanted, a whole number of pixels, and
+    cuts anywhere; without a window it is ``crop``. An image that has the size already is returned as it is, but for a random cut.
+    16-bit images are resized in floating point.
 
     Args:
         array: ``[h, w, c]``, uint8 or uint16, any number of channels.
         size: Height and width wanted.
-        fit: "crop" or "squash".
+        fit: "crop", "random" or "squash".
         alpha: Whether the last channel is alpha; colours are then weighted by it, so that invisible ones do not bleed.
+        window: Where to cut; heeded by "random" only.
 
     Returns:
         ``[*size, c]`` of the same type.
@@ -63,23 +74,35 @@ def to_size(array: np.ndarray, size: tuple[int, int], fit: Literal["crop", "squa
     Source: Dhariwal and Nichol 2021 (ADM), preprocessing of ImageNet; for squares this is theirs.
     """
     tall, wide = size
-    if array.shape[:2] == (tall, wide):
+    cut = window if fit == "random" else None
+    if array.shape[:2] == (tall, wide) and cut is None:
         return array
     dtype = array.dtype
     planes = _planes(array, alpha)
     width, height = planes[0].size
-    if fit == "crop":
-        while width >= 2 * wide and height >= 2 * tall:
-            width, height = width // 2, height // 2
-            planes = [p.resize((width, height), Image.Resampling.BOX) for p in planes]
-        scale = max(tall / height, wide / width)
-        width, height = max(wide, round(width * scale)), max(tall, round(height * scale))
-    else:
-        width, height = wide, tall
+    if fit == "squash":
+        planes = [p.resize((wide, tall), Image.Resampling.BICUBIC) for p in planes]
+        return _join(planes, dtype, alpha)
+    cover_tall, cover_wide = (tall, wide) if cut is None else _cover(size, cut[0])
+    while width >= 2 * cover_wide and height >= 2 * cover_tall:
+        width, height = width // 2, height // 2
+        planes = [p.resize((width, height), Image.Resampling.BOX) for p in planes]
+    scale = max(cover_tall / height, cover_wide / width)
+    width, height = max(wide, round(width * scale)), max(tall, round(height * scale))
     planes = [p.resize((width, height), Image.Resampling.BICUBIC) for p in planes]
-    top, left = (height - tall) // 2, (width - wide) // 2
+    if cut is None:
+        top, left = (height - tall) // 2, (width - wide) // 2
+    else:
+        top, left = int(cut[1] * (height - tall + 1)), int(cut[2] * (width - wide + 1))
     planes = [p.crop((left, top, left + wide, top + tall)) for p in planes]
     return _join(planes, dtype, alpha)
+
+
+def _cover(size: tuple[int, int], scale: float) -> tuple[float, float]:
+    """The size that an image covers before it is cut at random."""
+    short = min(size)
+    chosen = short + int(scale * (math.ceil(short / SMALLEST_CUT) - short + 1))
+    return size[0] * chosen / short, size[1] * chosen / short
 
 
 def _planes(array: np.ndarray, alpha: bool) -> list[Image.Image]:
