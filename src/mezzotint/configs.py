@@ -29,6 +29,10 @@ class DiscreteConfig:
     """Name of the table of betas; "scaled_linear" is that of Stable Diffusion."""
     steps: int = 1000
     """Number of noise levels."""
+    first: float | None = None
+    """First beta of linear, quad and the warm-ups; None: 0.0001, for linear times 1000 / steps."""
+    last: float | None = None
+    """Last beta of linear, quad and the warm-ups, and the one of const; None: 0.02, for linear times 1000 / steps."""
     custom: tuple[float, ...] | None = None
     """The betas themselves, in place of a named table."""
     interpolate: Literal["log_alpha", "log_sigma", "sigma"] = "log_alpha"
@@ -300,7 +304,43 @@ class UNet2DConfig:
     """Recompute activations in the backward pass to save memory."""
 
 
-NetworkConfig = UNetConfig | EncoderConfig | DiTConfig | UViTConfig | SongUNetConfig | UNet2DConfig
+@dataclass(frozen=True)
+class SR3Config:
+    """The U-Net of SR3: that of DDPM with more blocks and levels, told the noise level itself and a low-resolution image."""
+
+    kind: ClassVar = ("network", "sr3")
+    in_channels: int = 0
+    """Channels of x; 0: those of the data."""
+    out_channels: int = 0
+    """Channels of the output; 0: those of the data, doubled where the variance is learned."""
+    low_res_channels: int = 0
+    """Channels of the low-resolution condition that stands before x; 0: none."""
+    low_res_level: bool = False
+    """Whether it is told how much noise that condition has been given, by a second embedding."""
+    num_classes: int | None = None
+    """Rows of the label embedding, the null class included; None: no labels."""
+    width: int = 64
+    """Channels of the finest level before its multiplier."""
+    mults: tuple[float, ...] = (1, 2, 4, 8, 8)
+    """Width multiplier of each level, finest first."""
+    blocks: int = 2
+    """Residual blocks a level."""
+    attention: tuple[int, ...] = (8,)
+    """Down-sampling factors at which attention acts; it always acts at the coarsest resolution, in the middle."""
+    groups: int = 32
+    """Groups of the normalisations."""
+    waves: Literal["level", "index"] = "level"
+    """What the time input is: a noise level, from 0 to 1, or the number of a step, as in DDPM."""
+    rescale: bool = False
+    """Divide the sums of residual blocks and attention by the square root of 2."""
+    resample: Literal["conv", "block"] = "conv"
+    """Strided convolution, or residual blocks that resample, as in BigGAN."""
+    dropout: float = 0.0
+    checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+
+
+NetworkConfig = UNetConfig | EncoderConfig | DiTConfig | UViTConfig | SongUNetConfig | UNet2DConfig | SR3Config
 
 
 # --- denoiser ----------------------------------------------------------------------------------------------------------
@@ -315,11 +355,11 @@ class DenoiserConfig:
     variance: Literal["fixed_small", "fixed_large", "learned_range", "learned"] = "fixed_large"
     """Reverse variance. The learned ones double the output channels."""
     time_input: Literal[
-        "index", "index_1000", "index_clipped", "nearest", "t", "t_999", "t_1000", "log_sigma", "log_half_sigma", "alpha"
+        "index", "index_1000", "index_clipped", "nearest", "t", "t_999", "t_1000", "log_sigma", "log_half_sigma", "alpha", "alpha_bar"
     ] = "index"
     """What the network is told of the time: the level's index, that index rescaled to 0..1000, the same as DPM-Solver's code tells it where
     it drops the noisiest levels (the others are then spread over the whole range), the index of the level whose sigma/alpha is nearest (the
-    network then knows no times between the levels), t, 999 t, 1000 t, log(sigma)/4, log(sigma/2), or alpha."""
+    network then knows no times between the levels), t, 999 t, 1000 t, log(sigma)/4, log(sigma/2), alpha, or alpha^2."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for "edm"."""
 
@@ -404,7 +444,7 @@ class LowResConfig:
     up: Literal["bicubic", "bilinear"] = "bicubic"
     """How a low-resolution image is brought to the size of x."""
     augment: Literal["none", "linear", "cosine"] = "none"
-    """Noise that low-resolution images are given in training, by the forward process of these betas, at a level that the network is told."""
+    """Noise that low-resolution images are given in training: the forward process of these betas, at a level that the network is told."""
     augment_steps: int = 4000
     """Number of levels of that process; level 0 is no noise."""
     blur: float = 0.0
@@ -417,12 +457,15 @@ class LowResConfig:
 class TimesConfig:
     """Law of the training times."""
 
-    law: Literal["uniform", "importance", "lognormal", "loguniform"] = "uniform"
-    """Uniform; by the second moment of recent losses (Improved DDPM); log-normal in sigma (EDM); or uniform in log sigma (VE)."""
+    law: Literal["uniform", "importance", "lognormal", "loguniform", "noise_level"] = "uniform"
+    """Uniform; by the second moment of recent losses (Improved DDPM); log-normal in sigma (EDM); uniform in log sigma (VE); or uniform in
+    alpha^2 between two neighbours of the table, so that the network knows every noise level (SR3)."""
     mean: float = -1.2
     """Mean of log sigma, for "lognormal"."""
     std: float = 1.2
     """Standard deviation of log sigma, for "lognormal"."""
+    official: bool = False
+    """For "noise_level", as the common code has it: one step of the table for the whole batch, and uniform in alpha."""
 
 
 @dataclass(frozen=True)
@@ -432,6 +475,8 @@ class DenoisingConfig:
     kind: ClassVar = ("objective", "denoising")
     weighting: Literal["simple", "snr", "truncated_snr", "min_snr", "edm"] = "simple"
     """Weight of each time: 1 in the space of the prediction, or by the signal-to-noise ratio."""
+    loss: Literal["l2", "l1"] = "l2"
+    """Squared or absolute error."""
     vlb: float = 0.001
     """Weight of the variational bound where the variance is learned (hybrid loss); no effect otherwise."""
 
@@ -446,6 +491,15 @@ class VLBConfig:
 
 
 @dataclass(frozen=True)
+class RegressionConfig:
+    """The error of an image that the network gives at once, from its conditions alone; the models of SR3's comparison."""
+
+    kind: ClassVar = ("objective", "regression")
+    loss: Literal["l2", "l1"] = "l2"
+    """Squared or absolute error."""
+
+
+@dataclass(frozen=True)
 class ClassifyConfig:
     """Cross-entropy of the class of a noised image."""
 
@@ -454,7 +508,27 @@ class ClassifyConfig:
     """Whether the images are noised; off trains an ordinary classifier at t = 0."""
 
 
-ObjectiveConfig = DenoisingConfig | VLBConfig | ClassifyConfig
+ObjectiveConfig = DenoisingConfig | VLBConfig | RegressionConfig | ClassifyConfig
+
+
+# --- priors --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GaussianConfig:
+    """Sampling starts from noise."""
+
+    kind: ClassVar = ("prior", "gaussian")
+
+
+@dataclass(frozen=True)
+class OneShotConfig:
+    """The network gives the finished image at once, from its conditions alone; no step follows."""
+
+    kind: ClassVar = ("prior", "one_shot")
+
+
+PriorConfig = GaussianConfig | OneShotConfig
 
 
 # --- training ------------------------------------------------------------------------------------------------------------
@@ -611,6 +685,8 @@ class Recipe:
     sample: SampleConfig = SampleConfig()
     codec: CodecConfig = PixelConfig()
     """Space that the network works in."""
+    prior: PriorConfig = GaussianConfig()
+    """Where sampling starts."""
     cite: tuple[str, ...] = ()
     """Papers to cite, as keys of docs/citations."""
     score: str = ""
