@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mezzotint.denoise import time_input
-from mezzotint.process import expand
+from mezzotint.process import as_of
 from mezzotint.schedules import Schedule
 
 
@@ -33,13 +33,11 @@ class NoisyClassifier(nn.Module):
         Args:
             x_t: ``[b, c, h, w]``.
             t: ``[b]`` float64, in the coordinate of ``schedule``.
-            schedule: The process that x_t belongs to; None: the classifier's own. Images of another process are scaled to the signal
-                that the classifier expects at the same signal-to-noise ratio.
+            schedule: The process that x_t belongs to; None: the classifier's own. Images of another process are scaled to what the
+                classifier expects at the same signal-to-noise ratio.
         """
-        if schedule is not None and schedule != self.schedule:
-            own_t = self.schedule.time_of(schedule.half_log_snr(t)).clamp(0, self.schedule.t_max)
-            x_t = expand(self.schedule(own_t)[0] / schedule(t)[0], x_t) * x_t
-            t = own_t
+        if schedule is not None:
+            x_t, t = as_of(self.schedule, schedule, x_t, t)
         fine = x_t.dtype if x_t.dtype == torch.float64 else torch.float32
         label = time_input(self.schedule, t, self.time_input).to(device=x_t.device, dtype=fine)
         return self.network(x_t, label, {}).to(fine)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mezzotint.configs import DenoiserConfig
 from mezzotint.errors import CapabilityError, unknown
 from mezzotint.noise import Noise
-from mezzotint.process import bridge, expand, to_x0
+from mezzotint.process import Kind, bridge, expand, to_x0
 from mezzotint.schedules import Discrete, Schedule
 from mezzotint.types import Cond, KernelHead, Posterior
 
@@ -31,11 +31,13 @@ class Denoiser(nn.Module):
         schedule: The schedule that t is a coordinate of.
         accepts: The names that ``cond`` may have; any other is an error.
         variance: The reverse variance that the network was trained with, for samplers that are not told another.
+        predicts: What its network's output stands for; x0 where that has no meaning by itself.
     """
 
     schedule: Schedule
     accepts: frozenset[str] = frozenset()
     variance: str = "fixed_small"
+    predicts: Kind = "x0"
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
         """The belief about x0.
@@ -98,8 +100,9 @@ def time_input(schedule: Schedule, t: Tensor, kind: str) -> Tensor:
         return t
     if kind in ("t_999", "t_1000"):
         return t * int(kind[2:])
-    if kind == "alpha":
-        return schedule(t)[0]
+    if kind in ("alpha", "alpha_bar"):
+        alpha, _ = schedule(t)
+        return alpha if kind == "alpha" else alpha**2
     if kind == "log_half_sigma":
         return -schedule.half_log_snr(t) - math.log(2)
     return -schedule.half_log_snr(t) / 4
@@ -152,6 +155,7 @@ class NetworkDenoiser(Denoiser):
         self.schedule = schedule
         self.config = config
         self.variance = config.variance
+        self.predicts = "x0" if config.predicts in ("x_prev", "edm") else config.predicts
         self.accepts = getattr(network, "accepts", frozenset())
 
     def predict(
@@ -180,6 +184,17 @@ class NetworkDenoiser(Denoiser):
             skip = expand(data**2 / (total**2 * alpha), x_t) * x_t
             return Prediction(skip + expand(level * data / total, x_t) * out, head)
         return Prediction(*self._split(network(x_t, label, cond).to(x_t.dtype), x_t.shape[1]))
+
+    def answer(self, like: Tensor, cond: Cond | None = None) -> Tensor:
+        """What the network makes of the conditions alone: x is zero everywhere, and so is the time input.
+
+        Args:
+            like: Of the shape, type and place of the answer, ``[b, c, h, w]``.
+            cond: As for ``forward``.
+
+        Source: Saharia et al. 2021 (SR3), section 4 (regression baseline).
+        """
+        return self.network(torch.zeros_like(like), like.new_zeros(len(like)), check_cond(cond, self.accepts))
 
     def _split(self, out: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
         if self.config.variance in ("learned", "learned_range"):
@@ -267,6 +282,7 @@ class Wrapper(Denoiser):
         self.schedule = inner.schedule
         self.accepts = inner.accepts
         self.variance = inner.variance
+        self.predicts = inner.predicts
 
     def snap(self, t: Tensor) -> Tensor:
         return self.inner.snap(t)

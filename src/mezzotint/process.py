@@ -131,3 +131,25 @@ def step_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     alpha_t, sigma_t = schedule(t)
     alpha_s, sigma_s = schedule(s)
     return sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
+
+
+def as_of(own: Schedule, schedule: Schedule, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of one process as another one would have them at the same signal-to-noise ratio.
+
+    Args:
+        own: The process that is wanted. Beyond its noisiest time the noise, not the signal, is made to fit.
+        schedule: The process of x_t.
+        x_t: ``[b, c, h, w]``.
+        t: Times above 0 in the coordinate of ``schedule``, ``[b]``.
+
+    Returns:
+        The images, and their times in the coordinate of ``own``.
+
+    Source: Karras et al. 2022, section 2: processes of one signal-to-noise ratio differ by a factor.
+    """
+    if own == schedule:
+        return x_t, t
+    last = torch.full_like(t, own.t_max)
+    ratio = schedule.half_log_snr(t)
+    own_t = torch.where(ratio > own.half_log_snr(last), own.time_of(ratio).clamp(0, own.t_max), last)
+    return expand(own(own_t)[1] / schedule(t)[1], x_t) * x_t, own_t

@@ -93,6 +93,15 @@ def load(
     return _assemble(spec, network, where, place, name)
 
 
+def weights_hash(path: str | Path, *, ema: float | bool = True) -> str:
+    """SHA-256 of the weights that ``load`` would read; same arguments and errors."""
+    place = locate(path)
+    if is_official(place) and not (place / SPEC_FILE).is_file():
+        return file_hash(open_official(place).file)
+    spec = read_spec(find_model(place))
+    return spec.weights[choose_weights(spec, ema=ema)]["sha256"]
+
+
 def locate(path: str | Path) -> Path:
     """Where a model is: the path itself, or where the published model of that name is kept, once it is fetched.
 
@@ -115,8 +124,8 @@ def _assemble(spec: Spec, network: nn.Module, where: torch.device, path: Path | 
     stage.denoiser.to(where).eval()
     stage.conditioner.to(where).eval()
 
-    def load_other(name: str) -> Model | ClassifierModel:
-        other = load(name, device=where)
+    def load_other(name: str, *, ema: float | bool = True) -> Model | ClassifierModel:
+        other = load(name, ema=ema, device=where)
         if other.facts.channels != spec.data.channels or other.facts.size != spec.data.size:
             raise ConfigError(
                 f"'{name}' is for images of {_size(other.facts)}, this model makes {_size(spec.data)}; train one on the same data"

@@ -13,6 +13,8 @@ A spacing is one of four things:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -22,6 +24,7 @@ from torch import Tensor
 from mezzotint.errors import CapabilityError, ConfigError, unknown
 from mezzotint.sample.trajectory import RULES, is_rule, kept_levels
 from mezzotint.schedules import SNAP, Schedule
+from mezzotint.types import Plan
 
 DEFAULT_STEPS = 50
 SPACINGS = ("uniform", "quadratic", "logsnr", "karras", "beta")
@@ -125,8 +128,11 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
     start = torch.as_tensor(schedule.t_max if t_start is None else t_start, dtype=torch.float64).reshape(-1)
     end = torch.as_tensor(schedule.t_min if isinstance(t_end, str) else t_end, dtype=torch.float64).reshape(-1)
     start, end = torch.broadcast_tensors(start, end)
-    if not bool((end < start).all()):
-        raise ConfigError("sampling must end at a smaller time than it starts at")
+    if not bool(((end >= 0) & (end < start)).all()):
+        raise ConfigError(
+            f"sampling must end at a smaller time than it starts at, and not below 0: it starts at {start.min():g}, and {end.max():g} was "
+            "asked for; give 0, last or a time between"
+        )
     jumps = jumps_to_0(end)
     last = torch.minimum(torch.full_like(start, schedule.t_min), start / 2) if jumps else end
     points = steps if jumps else steps + 1
@@ -135,6 +141,53 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
     grid[-1], grid[0] = last, start  # exact, whatever the curve rounds to
     grid = grid if levels is None else _apart(grid)
     return torch.cat([grid, end[None]]) if jumps else grid
+
+
+def check_signal(schedule: Schedule, grid: Tensor, setting: str, instead: str) -> None:
+    """For methods that work on eps alone, which says nothing of the image at pure noise.
+
+    Args:
+        schedule: Coordinate of the times.
+        grid: The times, ``[n + 1, b or 1]``.
+        setting: What needs some signal at the start, for the message.
+        instead: What does not.
+
+    Raises:
+        CapabilityError: The grid starts from pure noise.
+    """
+    if not bool((schedule(grid[0])[0] > 0).all()):
+        raise CapabilityError(f"{setting} cannot start from pure noise; use {instead}, or start below it")
+
+
+def snapped(plan: Plan, schedule: Schedule, snap: Callable[[Tensor], Tensor]) -> Plan:
+    """The plan at those numbered levels that are nearest, for networks that know no times between them.
+
+    Each level is visited once at most; the end stays where it is. Adaptive plans, and those that keep to the levels, are left as they are.
+
+    Args:
+        plan: Any plan of a reverse run.
+        schedule: Coordinate of its times.
+        snap: ``Denoiser.snap``.
+
+    Raises:
+        ConfigError: More steps than there are levels on the way.
+
+    Source: Karras et al. 2022, appendix C.3.2 (the grid of networks that know only some noise levels).
+    """
+    visited, end = plan.grid[:-1], plan.grid[-1:]
+    nearest = snap(visited)
+    if plan.adaptive or schedule.levels is None or torch.equal(nearest, visited):
+        return plan
+    count, num = len(visited), len(schedule.levels)
+    place = torch.arange(count, dtype=torch.float64)[:, None]
+    level = (nearest * num).round()
+    least = (end * num + SNAP * num).floor() + 1  # the first level above the end
+    level = (level + place).cummin(dim=0).values - place  # one below the one before, at least
+    level = torch.maximum(level, least + (count - 1 - place))
+    if bool((level[0] > num).any()):
+        most = int(num - least.max()) + 1
+        raise ConfigError(f"{count} steps, and this network knows {most} noise levels on the way; give at most so many steps")
+    return replace(plan, grid=torch.cat([level / num, end]))
 
 
 def jumps_to_0(t_end: End) -> bool:
