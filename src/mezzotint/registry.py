@@ -27,6 +27,7 @@ PACKAGES = {
     "objective": "mezzotint.objectives",
     "sampler": "mezzotint.sample",
     "guidance": "mezzotint.guidance",
+    "prior": "mezzotint.priors",
     "recipe": "mezzotint.recipes",
     "features": "mezzotint.metrics",
 }

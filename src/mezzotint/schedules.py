@@ -130,13 +130,16 @@ def betas(config: DiscreteConfig) -> np.ndarray:
     Rombach et al. 2022 (scaled_linear); Lin et al. 2024, algorithm 1 (zero_snr).
     """
     n = config.steps
-    low, high = 1e-4, 0.02
+    low = 1e-4 if config.first is None else config.first
+    high = 0.02 if config.last is None else config.last
     if config.custom is not None:
         table = np.asarray(config.custom, dtype=np.float64)
     elif n < 1:
         raise ConfigError(f"a schedule of {n} steps; give at least 1")
     elif config.betas == "linear":  # the end points keep the total noise of 1000 steps
-        table = np.linspace(low * 1000 / n, high * 1000 / n, n, dtype=np.float64)
+        first = low * 1000 / n if config.first is None else low
+        last = high * 1000 / n if config.last is None else high
+        table = np.linspace(first, last, n, dtype=np.float64)
     elif config.betas == "cosine":
         edges = np.array([math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)])
         table = np.minimum(1 - edges[1:] / edges[:-1], 0.999)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.noise import Noise
-from mezzotint.schedules import Schedule
+from mezzotint.schedules import Discrete, Schedule
 from mezzotint.types import Times
 
 
@@ -109,6 +109,32 @@ class Importance(_OnGrid):
                 self.losses[level] = torch.cat([self.losses[level, 1:], self.losses.new_tensor([loss])])
 
 
+class NoiseLevel(TimeLaw):
+    """A step n of a table with the same probability each, then gamma = alpha^2 uniform between its two ends, for each example.
+
+    Args:
+        schedule: A discrete schedule.
+        official: One step for the whole batch, and alpha, rather than its square, uniform between the ends, as in the common code.
+
+    Source: Chen et al. 2021 (WaveGrad), section 3.1; Saharia et al. 2021 (SR3), section 2.3.
+    """
+
+    def __init__(self, schedule: Discrete, *, official: bool = False):
+        super().__init__()
+        self.schedule, self.official = schedule, official
+
+    def draw(self, n: int, noise: Noise) -> Times:
+        u = noise.uniform((n,), name="time", dtype=torch.float64)
+        place = noise.uniform((n,), name="level", dtype=torch.float64)
+        step = ((u[:1].expand(n) if self.official else u) * self.schedule.steps).long()
+        alpha = self.schedule(torch.cat([torch.zeros(1, dtype=torch.float64), self.schedule.levels]))[0]
+        if self.official:
+            alpha = torch.lerp(alpha[step], alpha[step + 1], place)
+        else:
+            alpha = torch.lerp(alpha[step] ** 2, alpha[step + 1] ** 2, place).sqrt()
+        return Times(t=self.schedule.time_of(alpha.log() - 0.5 * torch.log1p(-(alpha**2))), weight=torch.ones(n))
+
+
 class UniformTimes(TimeLaw):
     """Uniform between two times of a continuous schedule.
 
@@ -156,23 +182,28 @@ class LogUniform(TimeLaw):
         return Times(t=self.schedule.time_of(torch.lerp(ends[0], ends[1], u)), weight=torch.ones(n))
 
 
-def build_law(law: str, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2) -> TimeLaw:
+def build_law(law: str, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2, official: bool = False) -> TimeLaw:
     """The time law of a name on a schedule.
 
     Args:
-        law: "uniform", "importance", "lognormal" or "loguniform".
+        law: "uniform", "importance", "lognormal", "loguniform" or "noise_level".
         schedule: Where the times lie.
         mean: Mean of log sigma, for "lognormal".
         std: Standard deviation of log sigma, for "lognormal".
+        official: For "noise_level", as the common code has it.
 
     Raises:
-        CapabilityError: Importance sampling was asked for of a schedule without levels.
+        CapabilityError: Importance sampling or noise levels were asked for of a schedule without levels.
     """
     levels = schedule.levels
     if law == "lognormal":
         return LogNormal(schedule, mean, std)
     if law == "loguniform":
         return LogUniform(schedule)
+    if law == "noise_level":
+        if not isinstance(schedule, Discrete):
+            raise CapabilityError("times.law noise_level needs a discrete schedule; use times.law uniform, or another schedule")
+        return NoiseLevel(schedule, official=official)
     if law == "importance":
         if levels is None:
             raise CapabilityError("importance-sampled times need a discrete schedule; use times.law uniform")

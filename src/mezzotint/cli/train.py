@@ -20,7 +20,7 @@ TASKS = {"train": "generate", "train-classifier": "classify"}
 FROM_INIT = ("net", "schedule", "denoiser", "codec")
 """Pieces that come from the model of --init; of the network what no weight depends on can still be set."""
 PREVIEW_STEPS = 50
-_FIXED = ("name", "task", "cite")
+_FIXED = ("name", "task", "cite", "score")
 INIT_HELP = "Begin from a model, run, official file or name of `mezzotint models`: its architecture, and every weight that fits."
 
 

@@ -63,17 +63,27 @@ class SelfAttention(nn.Module):
         order: Layout of the 3c channels of q, k and v.
         norm: Makes the normalisation of a width.
         scale: Factor of the sum.
+        bias: Whether the projection to q, k and v has one.
 
     Source: Dhariwal & Nichol 2021, section 3; Vaswani et al. 2017, equation 1.
     """
 
-    def __init__(self, channels: int, heads: int, order: Order, *, norm: Callable[[int], nn.Module] = GroupNorm, scale: float = 1.0):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        order: Order,
+        *,
+        norm: Callable[[int], nn.Module] = GroupNorm,
+        scale: float = 1.0,
+        bias: bool = True,
+    ):
         super().__init__()
         self.scale = scale
         self.heads = heads
         self.order: Order = order
         self.norm = norm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=bias)
         self.out = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:

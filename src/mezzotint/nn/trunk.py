@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mezzotint.configs import EncoderConfig, SongUNetConfig, UNetConfig
+from mezzotint.configs import EncoderConfig, SongUNetConfig, SR3Config, UNetConfig
 from mezzotint.errors import ConfigError
 from mezzotint.nn.attention import SelfAttention, head_count
 from mezzotint.nn.backbone import Backbone, check_unet
@@ -68,7 +68,7 @@ class Middle(nn.Module):
         return self.after(h if self.attention is None else self.attention(h), embedding)
 
 
-def level_widths(config: UNetConfig | EncoderConfig | SongUNetConfig) -> list[int]:
+def level_widths(config: UNetConfig | EncoderConfig | SongUNetConfig | SR3Config) -> list[int]:
     """Channels of each level, finest first; fractions are cut off.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mezzotint.conditioning import Conditioner
 from mezzotint.configs import DenoisingConfig
 from mezzotint.denoise import NetworkDenoiser
-from mezzotint.errors import CapabilityError
+from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.noise import Noise
 from mezzotint.objectives.base import Objective
 from mezzotint.objectives.variational import vlb_term
@@ -20,6 +20,8 @@ from mezzotint.times import TimeLaw
 from mezzotint.types import Batch, Cond, Loss, Phase, Times
 
 MIN_SNR = 5.0
+ERRORS: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {"l2": ("mse", torch.square), "l1": ("mae", torch.abs)}
+"""Loss -> its name in the log, and its function."""
 
 
 def weight(weighting: str, predicts: str, alpha: Tensor, sigma: Tensor, *, sigma_data: float = 0.5) -> Tensor:
@@ -75,7 +77,7 @@ class Denoising(Objective):
         config: Weighting and weight of the bound.
         official: Use the official code's approximate Gaussian integral in the last decoding term.
 
-    Source: Ho et al. 2020, equation 14; Nichol & Dhariwal 2021, equation 16.
+    Source: Ho et al. 2020, equation 14; Nichol & Dhariwal 2021, equation 16; Saharia et al. 2021 (SR3), equation 6 (absolute error).
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class Denoising(Objective):
         self.denoiser, self.conditioner, self.law = denoiser, conditioner, law
         self.config, self.official = config, official
         self.hybrid = config.vlb > 0 and denoiser.config.variance in ("learned", "learned_range")
+        if config.loss == "l1" and config.weighting != "simple":
+            raise ConfigError(f"objective.loss l1 has the weighting simple alone, not '{config.weighting}'; use one or the other")
         grid = getattr(law, "grid", None)
         if self.hybrid and grid is None:
             raise CapabilityError("a learned variance is trained on numbered levels; use a discrete schedule with times.law uniform")
@@ -108,7 +112,8 @@ class Denoising(Objective):
             cond: Conditions.
 
         Returns:
-            "mse" (unweighted, in the space of the prediction), "vlb" in bits/dim of the hybrid loss, and "loss".
+            "mse", or "mae" for the absolute error (unweighted, in the space of the prediction), "vlb" in bits/dim of the hybrid loss, and
+            "loss".
         """
         denoiser = self.denoiser
         schedule, config = denoiser.schedule, denoiser.config
@@ -121,10 +126,11 @@ class Denoising(Objective):
             wanted = expand(a, x_t) * x0 + expand(b, x_t) * x_t
         else:
             wanted = target("x0" if config.predicts == "edm" else config.predicts, x0, eps, alpha, sigma)
-        mse = (prediction.value - wanted).square().flatten(1).mean(dim=1)
+        name, error = ERRORS[self.config.loss]
+        mean = error(prediction.value - wanted).flatten(1).mean(dim=1)
         scale = weight(self.config.weighting, config.predicts, alpha, sigma, sigma_data=config.sigma_data)
-        out = {"mse": mse}
-        loss = mse * scale.to(device=mse.device, dtype=mse.dtype)
+        out = {name: mean}
+        loss = mean * scale.to(device=mean.device, dtype=mean.dtype)
         if self.hybrid:
             frozen = denoiser.posterior(prediction._replace(value=prediction.value.detach()), x_t, t)
             assert times.s is not None

@@ -15,8 +15,11 @@ from mezzotint.configs import (
     DiTConfig,
     EncoderConfig,
     NetworkConfig,
+    OneShotConfig,
     PixelConfig,
     Recipe,
+    RegressionConfig,
+    SR3Config,
     UNetConfig,
     UViTConfig,
 )
@@ -25,12 +28,12 @@ from mezzotint.errors import ConfigError
 from mezzotint.objectives.base import Objective
 from mezzotint.objectives.classify import Classify
 from mezzotint.objectives.encoded import Encoded
-from mezzotint.priors import Gaussian, Prior
+from mezzotint.priors import Prior
 from mezzotint.registry import get
 from mezzotint.schedules import Schedule, build_schedule
 from mezzotint.times import build_law
 
-LOW_RES_NETWORKS = (UNetConfig,)
+LOW_RES_NETWORKS = (UNetConfig, SR3Config)
 """Networks that take a low-resolution image."""
 
 
@@ -98,6 +101,8 @@ def resolve(recipe: Recipe, facts: DataFacts) -> Recipe:
     wanted = channels * (2 if learned else 1)
     if net.out_channels not in (0, wanted):
         raise ConfigError(f"net.out_channels {net.out_channels}, and variance '{recipe.denoiser.variance}' needs {wanted}; leave it out")
+    if (recipe.prior == OneShotConfig()) != isinstance(recipe.objective, RegressionConfig):
+        raise ConfigError("prior one_shot and objective regression belong together; give both --prior one_shot and --objective regression")
     net = replace(net, in_channels=channels, out_channels=wanted, num_classes=rows)
     return replace(recipe, net=_with_low_res(net, recipe, facts), label=label)
 
@@ -135,7 +140,7 @@ def build_stage(recipe: Recipe, network: nn.Module | None = None) -> Stage:
     """
     schedule = build_schedule(recipe.schedule)
     denoiser = NetworkDenoiser(build_network(recipe) if network is None else network, schedule, recipe.denoiser)
-    return Stage(denoiser, build_conditioner(recipe), Gaussian(schedule), build_codec(recipe))
+    return Stage(denoiser, build_conditioner(recipe), get(*recipe.prior.kind).of(denoiser), build_codec(recipe))
 
 
 def build_conditioner(recipe: Recipe) -> Conditioner:
@@ -179,6 +184,6 @@ def build_objective(recipe: Recipe, piece: Stage | NoisyClassifier) -> Objective
         return Classify(piece, law, config, num_classes=recipe.net.out_channels)
     if isinstance(config, ClassifyConfig):
         raise ConfigError(f"recipe '{recipe.name}' trains a generator with the objective 'classify'; use denoising or vlb")
-    law = build_law(times.law, piece.schedule, mean=times.mean, std=times.std)
+    law = build_law(times.law, piece.schedule, mean=times.mean, std=times.std, official=times.official)
     objective = get(*config.kind)(piece.denoiser, piece.conditioner, law, config)
     return objective if isinstance(piece.codec, Pixel) else Encoded(objective, piece.codec)
