@@ -20,6 +20,8 @@ TASKS = {"train": "generate", "train-classifier": "classify"}
 FROM_INIT = ("net", "schedule", "denoiser", "codec")
 """Pieces that come from the model of --init; of the network what no weight depends on can still be set."""
 PREVIEW_STEPS = 50
+UNREADABLE = "unreadable.jsonl"
+"""File of a run that lists the images that cannot be read."""
 _FIXED = ("name", "task", "cite", "score")
 INIT_HELP = "Begin from a model, run, official file or name of `mezzotint models`: its architecture, and every weight that fits."
 
@@ -191,7 +193,8 @@ def _train(recipe: Recipe, run: Options) -> None:
     # What can be wrong with data and settings is found before the model is built.
     from mezzotint.data import check_enough, open_source
 
-    source = open_source(recipe.data)
+    source = open_source(recipe.data, stand_ins=True)
+    source.record(run.out / UNREADABLE)
     check_enough(source, recipe.train.batch)
     facts = source.facts
     _say(f"data: {recipe.data.path}, {len(source)} images of {facts.size[0]}x{facts.size[1]}x{facts.channels}, {facts.bits} bits")
@@ -233,7 +236,13 @@ def _train(recipe: Recipe, run: Options) -> None:
         resume=run.resume,
         on_sample=None if isinstance(model, ClassifierModel) else _previews(model, recipe),
     )
-    trainer.run()
+    try:
+        trainer.run()
+    finally:
+        source.record(run.out / UNREADABLE)  # what workers found
+        if source.unreadable:
+            others = f"{len(source.unreadable)} of {len(source)} images could not be read, and others stood in for them"
+            _say(f"note: {others}; {run.out / UNREADABLE} lists them")
 
 
 def _previews(model: Any, recipe: Recipe) -> Any:
