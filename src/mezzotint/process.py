@@ -50,7 +50,8 @@ def to_x0(kind: Kind, value: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) 
     if kind == "x0":
         return value
     if kind == "eps":
-        return expand(1 / alpha, x_t) * x_t - expand(sigma / alpha, x_t) * value
+        # In this order nothing is lost where sigma rounds to 1 and 1 / alpha is large.
+        return (x_t - expand(sigma, x_t) * value) * expand(1 / alpha, x_t)
     if kind == "scaled_score":
         return expand(1 / alpha, x_t) * x_t + expand(sigma / alpha, x_t) * value
     if kind == "v":  # the divisor is 1 where the process preserves variance
