@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mezzotint.configs import DiscreteConfig, ScheduleConfig, VPConfig
 from mezzotint.data.worlds import mixture
-from mezzotint.denoise import Bound, Denoiser, FunctionDenoiser, Wrapper
+from mezzotint.denoise import CLIPPED, Bound, Denoiser, FunctionDenoiser, Wrapper, time_input
 from mezzotint.guidance import ClassifierFree, ScoreShift
 from mezzotint.noise import Noise
 from mezzotint.process import Kind, add_noise, from_x0, to_x0
@@ -26,11 +26,14 @@ from mezzotint.types import Cond, Plan, Posterior, State
 
 SPACINGS = {"time_uniform": "uniform", "logSNR": "logsnr", "time_quadratic": "quadratic"}
 KINDS: Mapping[str, Kind] = {"noise": "eps", "x_start": "x0", "v": "v", "score": "score"}
-CLIPPED = -5.1
 
 
 def schedule_of(case: Case, *, clips: bool = True) -> Schedule:
-    """Our schedule of a case. The authors' DPM-Solver cuts the noisy end off discrete tables, which also stretches the rest over (0, 1]."""
+    """Our schedule of a case. The authors' DPM-Solver cuts the noisy end off discrete tables, and stretches the rest over (0, 1].
+
+    Without ``clips`` the table is whole, as the product has it: the sampler then begins below the noisy end, and "index_clipped" is what
+    the authors tell the network.
+    """
     given = case.config["noise_schedule"]
     config: ScheduleConfig
     if given["schedule"] != "discrete":
@@ -48,11 +51,6 @@ def schedule_of(case: Case, *, clips: bool = True) -> Schedule:
         kept = round(clipped_start(schedule, CLIPPED) * n)
         schedule = build_schedule(DiscreteConfig(custom=tuple(schedule.betas[:kept].tolist())))
     return schedule
-
-
-def label(schedule: Schedule, t: Tensor) -> Tensor:
-    """What the authors' wrapper tells the network of the time."""
-    return t if schedule.levels is None else (t - 1 / len(schedule.levels)) * 1000
 
 
 class Recorded(FunctionDenoiser):
@@ -74,9 +72,10 @@ class Recorded(FunctionDenoiser):
 
         super().__init__(schedule, x0, accepts=frozenset({"cond"}))
         self.labels: list[Tensor] = []
+        self.time_input = "t" if schedule.levels is None else "index_clipped" if case.system == "dpm_solver" else "index_1000"
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None, *, noise: Noise | None = None) -> Posterior:
-        self.labels.append(label(self.schedule, t)[0])
+        self.labels.append(time_input(self.schedule, t, self.time_input)[0])
         return super().forward(x_t, t, cond, noise=noise)
 
 
@@ -140,7 +139,7 @@ class Corrected(Sampler):
 
 @adapter("dpm_solver", "sample")
 def dpm_solver(case: Case) -> Outputs:
-    schedule = schedule_of(case)
+    schedule = schedule_of(case, clips=False)
     network, denoiser, cond = denoiser_of(case, schedule)
     given, solver = case.config["sample"], case.config["DPM_Solver"]
     end = given.get("t_end", "last")
@@ -150,6 +149,7 @@ def dpm_solver(case: Case) -> Outputs:
         "order": given["order"],
         "variant": "noise" if solver["algorithm_type"] == "dpmsolver" else "++",
         "correction": "taylor" if given.get("solver_type") == "taylor" else "midpoint",
+        "clip_lambda": None if schedule.levels is None else CLIPPED,
     }
     span = {"t_start": given.get("t_start"), "t_end": 0.0 if to_zero else end}
     ours: Sampler
