@@ -143,14 +143,24 @@ def call_with(function: Callable[..., T], settings: dict[str, str], *args: Any, 
     for key, text in settings.items():
         if key not in options:
             raise unknown(f"setting of {what}", key, options or ["none"])
-        given[options[key].name] = _cast(text, hints[options[key].name], f"{what}: {key}")
+        given[options[key].name] = cast(text, hints[options[key].name], f"{what}: {key}")
     for key, option in options.items():
         if option.default is option.empty and option.name not in given:
             raise ConfigError(f"{what} needs '{key}'; write {what},{key}=...")
     return function(*args, **given)
 
 
-def _cast(text: str, hint: Any, where: str) -> Any:
+def cast(text: str, hint: Any, where: str) -> Any:
+    """A setting's text as a value of its type.
+
+    Args:
+        text: What was given.
+        hint: int, float, bool, str, or several of these, with or without None; the first that fits is taken.
+        where: What is being set, for the message.
+
+    Raises:
+        ConfigError: It fits none of them.
+    """
     options = [o for o in (typing.get_args(hint) or (hint,)) if o is not type(None)]
     for option in options:
         if option is bool:

@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 import mezzotint
+from mezzotint.checkpoint.loading import weights_hash
 from mezzotint.cli.pictures import KEY, grid, read_png, read_recipe, replacing_file, write_png
 from mezzotint.errors import CheckpointError, ConfigError, MezzotintError
 from mezzotint.pipelines.generate import Chunk, Job, Model
-from mezzotint.registry import parse
-from mezzotint.weights.io import choose_weights, find_model, read_json, read_spec, write_text
+from mezzotint.registry import cast, parse
+from mezzotint.weights.io import read_json, write_text
 
 MANIFEST, GRID, TRAJECTORY = "manifest.json", "grid.png", "trajectory"
 FORMAT = 1
@@ -217,13 +218,14 @@ def job_settings(job: Job) -> dict[str, Any]:
 
 
 def guidance_hashes(job: Job) -> dict[str, str]:
-    """SHA-256 of the weights of each model that guides."""
+    """SHA-256 of the weights of each model that guides, by its path and, where it was chosen, its average."""
     found = {}
     for text in job.guidance:
-        path = parse(text)[1].get("model")
-        if path is not None:
-            spec = read_spec(find_model(path))
-            found[path] = spec.weights[choose_weights(spec)]["sha256"]
+        settings = parse(text)[1]
+        if "model" in settings:
+            path, ema = settings["model"], settings.get("ema")
+            name = path if ema is None else f"{path},ema={ema}"
+            found[name] = weights_hash(path, ema=True if ema is None else cast(ema, float | bool, "ema"))
     return found
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from mezzotint.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from mezzotint.cli.folder import SampleFolder
+    from mezzotint.pipelines.generate import Job, Model
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Arguments:
 
     model: tyro.conf.Positional[Path]
     """Model folder, or the folder of a training run."""
-    out: Path
+    out: Path | None = None
     """Folder to be made."""
     num: int | None = None
     """Number of images; without it 64, or what --classes or --ids give."""
@@ -43,10 +44,17 @@ class Arguments:
     """Number of steps; without it what the grid gives, or the model's own."""
     grid: str | None = None
     """Spacing of the steps: uniform, quadratic, or a respacing rule such as 250, ddim25 or 10,15,20."""
+    end: str = "0"
+    """Where the images end: 0, last (the cleanest noise level that the network knows), or a time in the schedule's own coordinate."""
+    clip: str | None = None
+    """Bound x0 at each step: on (to [-1, 1]), off, or a quantile for dynamic thresholding, as in 0.995; without it the model's own."""
+    print_grid: bool = False
+    """Print the times that would be visited, with what the network is told of each, and make no images."""
     calls: int | None = None
     """Sample as `mezzotint tune` found best within so many network calls; replaces --sampler, --steps and --grid."""
     guidance: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """As in classifier,model=PATH,scale=4 or cfg,scale=2,from=0.2,to=0.8. May be repeated; the first is the innermost."""
+    """As in classifier,model=PATH,scale=4, cfg,scale=2,from=0.2,to=0.8 or auto,model=PATH,scale=2. May be repeated; the first is the
+    innermost. `mezzotint list guidances` shows all."""
     seed: int = 0
     """Another seed gives other images."""
     batch_size: int | None = None
@@ -75,7 +83,9 @@ def run(command: str, words: list[str]) -> int:
     ema = parse_ema(given.ema)
     if given.every < 0:
         raise ConfigError(f"--every {given.every}; give a number of steps from 1 on")
-    if given.out.exists() and not given.out.is_dir():
+    if given.out is None and not given.print_grid:
+        raise ConfigError(f"missing: --out; see mezzotint {command} --help")
+    if given.out is not None and given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"{given.out} is a file; --out takes a folder")
 
     import torch
@@ -97,10 +107,15 @@ def run(command: str, words: list[str]) -> int:
         steps=given.steps,
         grid=given.grid,
         calls=given.calls,
+        end=parse_end(given.end),
+        clip=None if given.clip is None else parse_clip(given.clip),
         seed=given.seed,
         batch_size=given.batch_size,
         exact=given.exact,
     )
+    if given.print_grid or given.out is None:
+        print("\n".join(grid_lines(model, job)))
+        return 0
     folder = SampleFolder(given.out, model, job, every=given.every)
     fresh = not given.out.exists() or not any(given.out.iterdir())
     if given.npz is not None and given.npz.exists() and fresh:
@@ -146,6 +161,70 @@ def _make(folder: SampleFolder, missing: Sequence[int], *, steps: int | None) ->
             folder.write(chunk, wanted)
             written += len(wanted & set(chunk.ids))
             bar.set_postfix_str(f"{written}/{len(folder.job.ids)} images", refresh=False)
+
+
+def grid_lines(model: Model, job: Job) -> list[str]:
+    """The times that a job visits, as a table: signal, noise, their ratio, and what the network is told."""
+    import torch
+
+    from mezzotint.denoise import time_input
+
+    plan, schedule = model.plan(job), model.stage.schedule
+    kind = model.stage.denoiser.config.time_input
+    names, places = [], []
+    for i, t in enumerate(plan.grid[:-1]):
+        inner = plan.inner[i] if plan.inner else plan.grid[:0]
+        names += [str(i + 1), *(["inside"] * len(inner))]
+        places += [t, *inner]
+    times = torch.cat([*places, plan.grid[-1]])
+    alpha, sigma = schedule(times)
+    log_snr = 2 * schedule.half_log_snr(times)
+    told = [f"{value:.6g}" for value in time_input(schedule, times[:-1], kind).tolist()]
+    how = f"{job.sampler}, grid {job.grid}"
+    lines = [f"{how}: the sampler chooses its own times between these" if plan.adaptive else f"{how}: {plan.steps} steps"]
+    lines.append(f"{'step':>6}  {'t':>10}  {'alpha':>10}  {'sigma':>10}  {'log-SNR':>9}  {kind:>10}")
+    for row in zip([*names, "end"], times.tolist(), alpha.tolist(), sigma.abs().tolist(), log_snr.tolist(), [*told, "-"], strict=True):
+        lines.append(f"{row[0]:>6}  {row[1]:>10.6g}  {row[2]:>10.6g}  {row[3]:>10.6g}  {row[4]:>9.4f}  {row[5]:>10}")
+    return lines
+
+
+def parse_end(text: str) -> float | Literal["last"]:
+    """Reads where sampling ends: "last" or a time.
+
+    Raises:
+        ConfigError: Neither of these.
+
+    Example:
+        >>> parse_end("last"), parse_end("0.3")
+        ('last', 0.3)
+    """
+    if text == "last":
+        return "last"
+    try:
+        end = float(text)
+    except ValueError:
+        end = -1.0
+    if not 0 <= end < float("inf"):
+        raise ConfigError(f"--end {text}: give 0, last or a time above 0")
+    return end
+
+
+def parse_clip(text: str) -> float | bool:
+    """Reads how x0 is bounded: "on", "off" or a quantile.
+
+    Raises:
+        ConfigError: None of these.
+
+    Example:
+        >>> parse_clip("off"), parse_clip("0.995")
+        (False, 0.995)
+    """
+    if text in ("on", "off"):
+        return text == "on"
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"--clip {text}: give on, off or a quantile in (0, 1], as in 0.995") from None
 
 
 def parse_ema(text: str) -> float | bool:

@@ -28,7 +28,7 @@ from mezzotint.pipelines.tuned import Setting, read_tuned
 from mezzotint.registry import build, call_with, get, parse, with_setting
 from mezzotint.sample.ancestral import KNOWN_VARIANCE
 from mezzotint.sample.base import Sampler
-from mezzotint.sample.grid import SPACINGS
+from mezzotint.sample.grid import SPACINGS, snapped
 from mezzotint.sample.loop import sample
 from mezzotint.types import Cond, Plan, Trajectory
 
@@ -49,11 +49,13 @@ class Job:
         grid: Spacing of the times.
         guidance: In order, the innermost first, as in "cfg,scale=2".
         seed: Seed of the random streams.
-        clip: Whether x0 is clipped to [-1, 1] at each step.
+        clip: Whether x0 is clipped to [-1, 1] at each step; a number is the quantile of dynamic thresholding.
         batch: Images in a pass; without ``exact`` it changes no image by more than 1/255.
         exact: Run the network on aligned blocks of ``batch`` ids, padded, so that results are equal in all bytes.
         level: Noise that the low-resolution images are given; None: the model has no such condition.
         low_res: Hash of each low-resolution image that an image begins from, or None.
+        noised: Whether these come with that noise already, from a stage that stopped at it; None: they do not.
+        end: Where the images end: "last" for the cleanest time that the network knows, or a time; None: at 0.
     """
 
     ids: tuple[int, ...]
@@ -63,11 +65,13 @@ class Job:
     grid: str
     guidance: tuple[str, ...]
     seed: int
-    clip: bool
+    clip: bool | float
     batch: int
     exact: bool
     level: float | None = None
     low_res: tuple[str, ...] | None = None
+    noised: bool | None = None
+    end: float | Literal["last"] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The job as plain lists, numbers and strings; what may be missing is left out where it is None."""
@@ -191,9 +195,10 @@ class Model(Loaded):
         images = model.sample(num=16, classes="3=8,8=8", guidance=["cfg,scale=2"], steps=50, seed=1)
     """
 
-    def __init__(self, spec: Spec, stage: Stage, *, load: Callable[[str], Any], path: Path | None = None, weights: str | None = None):
+    def __init__(self, spec: Spec, stage: Stage, *, load: Callable[..., Any], path: Path | None = None, weights: str | None = None):
         super().__init__(spec, path=path, weights=weights)
         self.stage, self._load = stage, load
+        self._guides: dict[tuple[str, object], Any] = {}
         self.variance_part: nn.Module | None = None
 
     def with_variance(self) -> KnownVariance:
@@ -240,7 +245,8 @@ class Model(Loaded):
         seed: int = 0,
         batch_size: int | None = None,
         exact: bool = False,
-        clip: bool | None = None,
+        clip: bool | float | None = None,
+        end: float | Literal["last"] = 0.0,
         level: float | None = None,
         low_res: Tensor | Mapping[int, Tensor] | None = None,
     ) -> Job:
@@ -260,7 +266,10 @@ class Model(Loaded):
             seed: Seed of the random streams.
             batch_size: Images in a pass; None: 64. No effect with ``exact``, which fixes it at 8.
             exact: Promise equal bytes, not 1/255.
-            clip: Clip x0 at each step; None: the model's own setting.
+            clip: Clip x0 at each step; a number in (0, 1] thresholds it at that quantile of its values instead (dynamic thresholding);
+                None: the model's own setting.
+            end: Where the images end: 0, "last" for the cleanest time that the network knows, or a time in the schedule's own coordinate,
+                from which they can go on elsewhere.
             level: Noise that the low-resolution images are given, from 0 to 1; None: the model's own setting.
             low_res: The low-resolution images that ``run`` will be given, by id; the job then holds their hashes.
 
@@ -315,11 +324,12 @@ class Model(Loaded):
             grid=grid,
             guidance=tuple(w if isinstance(w, str) else getattr(w, "__qualname__", repr(w)) for w in wraps),
             seed=int(seed),
-            clip=own.clip if clip is None else clip,
+            clip=own.clip if clip is None else _bounds(clip),
             batch=EXACT_BATCH if exact else batch_size or 64,
             exact=exact,
             level=self._level(own.level if level is None else level, asked=level is not None),
             low_res=None if low_res is None else tuple(image_hash(low_res[k]) for k in chosen),
+            end=None if end == 0 else end,
         )
         visited = self.plan(job).grid
         if bool((visited[-1] > visited[0]).any()):
@@ -375,7 +385,7 @@ class Model(Loaded):
         """
         if name in self.classes:
             return self.classes.index(name)
-        if name == NULL and self._null() is not None:
+        if name == NULL and self.null is not None:
             return len(self.classes)
         if name.isdecimal() and int(name) < len(self.classes):
             return int(name)
@@ -385,18 +395,29 @@ class Model(Loaded):
         """The name of a label."""
         return NULL if label == len(self.classes) else self.classes[label]
 
-    def _null(self) -> Callable[..., Any] | None:
+    @property
+    def null(self) -> Callable[..., Any] | None:
+        """Turns conditions into those of the null class; None where the model has none."""
         label = self.stage.conditioner.part(Label)
         return label.null if label is not None and label.drop > 0 else None
 
     def denoiser(self, job: Job, guidance: Sequence[GuidanceLike] | None = None) -> Denoiser:
         """The network with the job's guidance and bounds around it.
 
+        The models that guide are kept until they are no longer asked for, so that a job reads them once.
+
         Args:
             job: What ``job`` gave.
             guidance: The guidances themselves, where some are functions; None: those that the job names.
         """
-        site = Site(self._null(), self._load, self.classes)
+        kept, self._guides = self._guides, {}
+
+        def load(path: str, *, ema: float | bool = True) -> Any:
+            key = path, ema
+            self._guides[key] = kept[key] if key in kept else self._load(path, ema=ema)
+            return self._guides[key]
+
+        site = Site(self.null, load, self.classes, self.spec.recipe.codec)
 
         def wrap(text: str) -> Callable[[Denoiser], Denoiser]:
             name, settings = parse(text)
@@ -406,15 +427,33 @@ class Model(Loaded):
         wraps = [wrap(w) if isinstance(w, str) else w for w in (job.guidance if guidance is None else guidance)]
         known = self.sampler(job).requires >= KNOWN_VARIANCE
         guided = compose(self.with_variance() if known else self.stage.denoiser, wraps)
-        return (Bound(guided) if job.clip else guided).eval()
+        if isinstance(job.clip, bool):
+            return (Bound(guided) if job.clip else guided).eval()
+        return Bound(guided, quantile=job.clip).eval()
 
     def sampler(self, job: Job) -> Sampler:
         """The job's sampler."""
         return build("sampler", job.sampler)
 
-    def plan(self, job: Job) -> Plan:
-        """The times that the job will visit."""
-        return self.sampler(job).plan(self.stage.schedule, steps=job.steps, spacing=job.grid)
+    def plan(self, job: Job, *, t_start: Tensor | None = None) -> Plan:
+        """The times that the job will visit: those that the network knows, where it knows only some.
+
+        Args:
+            job: What ``job`` gave.
+            t_start: Where the images are, ``[b]``, as a prior says; None: at the noisiest time.
+
+        Raises:
+            ConfigError: Contradictions between steps, grid and ends.
+        """
+        schedule, end = self.stage.schedule, 0.0 if job.end is None else job.end
+        if self.stage.prior.clean:
+            return Plan(torch.zeros(1, 1, dtype=torch.float64))
+        if t_start is not None and bool((t_start == schedule.t_max).all()):
+            t_start = None
+        if t_start is not None and bool((t_start <= (schedule.t_min if isinstance(end, str) else end)).all()):
+            return Plan(t_start[None])  # they are there already
+        plan = self.sampler(job).plan(schedule, steps=job.steps, spacing=job.grid, t_start=t_start, t_end=end)
+        return snapped(plan, schedule, self.stage.denoiser.snap)
 
     # --- sampling --------------------------------------------------------------------------------------------------------
 
@@ -444,7 +483,7 @@ class Model(Loaded):
             ConfigError: Low-resolution images that the model has no use for, or others than the job names.
         """
         self._check_low_res(job, low_res)
-        denoiser, sampler, plan = self.denoiser(job, guidance), self.sampler(job), self.plan(job)
+        denoiser, sampler = self.denoiser(job, guidance), self.sampler(job)
         given = dict(zip(job.ids, job.labels or [None] * len(job.ids), strict=True))
         for block, wanted in _blocks(job):
             noise = Noise(job.seed, block, stage="sample")
@@ -459,7 +498,8 @@ class Model(Loaded):
                 cond |= self._low_res(torch.stack(given_low), job, noise)
                 _, _, height, width = cond["low_res"].shape
                 shape = (shape[0], height, width)
-            x, _ = self.stage.prior.sample(self.stage.codec.shape(shape), cond=cond, noise=noise.sub("prior"))
+            x, t = self.stage.prior.sample(self.stage.codec.shape(shape), cond=cond, noise=noise.sub("prior"))
+            plan = self.plan(job, t_start=t)
             done = sample(denoiser, sampler, plan, x.to(self.device), cond=cond, noise=noise, save=save, on_step=on_step)
             with torch.no_grad():
                 done = replace(done, x=self.stage.codec.decode(done.x))
@@ -484,13 +524,13 @@ class Model(Loaded):
         if job.low_res is not None and any(image_hash(low_res[k]) != held for k, held in zip(job.ids, job.low_res, strict=True)):
             raise ConfigError("the low-resolution images are not those of the job (a hash differs); give the same images again")
 
-    def _low_res(self, low: Tensor, job: Job, noise: Noise, *, noised: bool = False) -> Cond:
+    def _low_res(self, low: Tensor, job: Job, noise: Noise) -> Cond:
         """The condition from low-resolution images ``[b, c, h, w]``."""
         part = self.stage.conditioner.part(LowRes)
         assert part is not None
         if low.shape[1] != self.facts.channels:
             raise ConfigError(f"low-resolution images of {low.shape[1]} channels, and the model makes {self.facts.channels}; convert them")
-        return part.prepare(low.to(self.device, torch.float32), level=job.level, noise=noise, noised=noised)
+        return part.prepare(low.to(self.device, torch.float32), level=job.level, noise=noise, noised=bool(job.noised))
 
     def sample(
         self,
@@ -593,6 +633,12 @@ def parse_ids(text: str) -> list[int]:
             raise ConfigError(f"'{part}' in ids '{text}' is neither a number nor a range; write them as in 5,17-20")
         ids.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return ids
+
+
+def _bounds(clip: bool | float) -> bool | float:
+    if not isinstance(clip, bool) and not 0 < clip <= 1:
+        raise ConfigError(f"clip {clip:g}: give on, off or a quantile in (0, 1], as in 0.995")
+    return clip
 
 
 def _blocks(job: Job) -> Iterator[tuple[tuple[int, ...], set[int]]]:
