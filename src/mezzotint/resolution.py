@@ -16,6 +16,12 @@ from mezzotint.noise import Noise
 from mezzotint.registry import call_with, parse
 
 
+def shrink(images: Tensor, scale: int, *, down: str = "bicubic") -> Tensor:
+    """The linear part of ``reduce``: what overshoots is not clamped. Arguments as there."""
+    size = tuple(-(-side // scale) for side in images.shape[2:])
+    return _resize(images, size, mode=down, antialias=down != "area")
+
+
 def reduce(images: Tensor, scale: int, *, down: str = "bicubic") -> Tensor:
     """Images at 1 / scale of their size.
 
@@ -29,10 +35,13 @@ def reduce(images: Tensor, scale: int, *, down: str = "bicubic") -> Tensor:
 
     Source: Keys 1981 (bicubic, a = -1/2, as Pillow has it).
     """
-    size = tuple(-(-side // scale) for side in images.shape[2:])
-    if down == "area":
-        return F.interpolate(images, size, mode="area")
-    return F.interpolate(images, size, mode=down, align_corners=False, antialias=True).clamp(-1, 1)
+    return shrink(images, scale, down=down).clamp(-1, 1)
+
+
+def _resize(images: Tensor, size: Sequence[int], *, mode: str, antialias: bool) -> Tensor:
+    if size[1] == 1 < size[0]:  # PyTorch 2.13 gives the first row in the place of all where it antialiases to a width of 1
+        return _resize(images.mT.contiguous(), size[::-1], mode=mode, antialias=antialias).mT
+    return F.interpolate(images, tuple(size), mode=mode, align_corners=None if mode == "area" else False, antialias=antialias)
 
 
 def enlarge(images: Tensor, size: Sequence[int], *, up: str = "bicubic") -> Tensor:
@@ -51,7 +60,7 @@ def enlarge(images: Tensor, size: Sequence[int], *, up: str = "bicubic") -> Tens
     if tuple(size) == tuple(images.shape[2:]):
         return images
     # Antialiasing changes nothing here but the cubic's parameter, which becomes that of Pillow.
-    return F.interpolate(images, tuple(size), mode=up, align_corners=False, antialias=up == "bicubic")
+    return _resize(images, size, mode=up, antialias=up == "bicubic")
 
 
 def gaussian_kernel(sigma: Tensor, radius: int) -> Tensor:
