@@ -45,6 +45,8 @@ def test_the_header_says_what_a_file_is(folder):
             "mezzotint": "weights",
             "model": "model",
             "ema": "0.9999",
+            "profile": "constant",
+            "updates": "0",
             "images": "10",
             "recipe": "toy",
         }

@@ -1,4 +1,4 @@
-"""What a run tells people: a progress bar, and ``log.jsonl`` with one JSON object a line."""
+"""What a run tells people: a progress bar, ``log.jsonl`` with one JSON object a line, TensorBoard, and other trackers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mezzotint.train.history import read_log
+from mezzotint.train.levels import Levels
 from mezzotint.weights.io import write_text
 
 
@@ -30,36 +34,23 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def loss_by_level(t: Tensor, loss: Tensor) -> dict[str, list[float]]:
-    """Mean loss in each quarter of the examples, sorted by noise level.
-
-    Args:
-        t: Time of each example, ``[n]``.
-        loss: Unweighted loss of each example, ``[n]``.
-
-    Returns:
-        ``loss_by_level``: four means, cleanest quarter first; ``t_edges``: the five times that bound the quarters. Empty where all
-        times are equal or there are fewer than four examples.
-    """
-    if len(t) < 4 or bool((t == t[0]).all()):
-        return {}
-    t, by_time = t.sort(stable=True)
-    means = [quarter.mean().item() for quarter in loss[by_time].tensor_split(4)]
-    edges = [quarter[0].item() for quarter in t.tensor_split(4)] + [t[-1].item()]
-    return {"loss_by_level": means, "t_edges": edges}
-
-
 class Meter:
     """Collects the figures of one phase between two lines of the log."""
 
     def __init__(self) -> None:
-        self.clear()
+        self.levels = Levels()
+        self._forget()
 
-    def clear(self) -> None:
-        """Forgets everything."""
+    def _forget(self) -> None:
         self.t: list[Tensor] = []
         self.loss: list[Tensor] = []
         self.scalars: list[dict[str, float]] = []
+
+    def clear(self) -> None:
+        """Ends an interval of the log: its steps are forgotten, and the bands of the noise levels take it in."""
+        if self.loss:
+            self.levels.commit(torch.cat(self.t), torch.cat(self.loss))
+        self._forget()
 
     def add(self, t: Tensor, loss: Tensor, scalars: dict[str, float]) -> None:
         """Takes in one optimiser step: times ``[b]``, losses ``[b]``, and scalars by name."""
@@ -77,19 +68,19 @@ class Meter:
         for name in names:
             values = [row[name] for row in self.scalars if name in row]
             means[name] = sum(values) / len(values)
-        return means | loss_by_level(t, loss)
+        return means | self.levels.summary(t, loss)
 
-    def state(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-        """Tensors and scalars that ``restore`` takes."""
-        if not self.loss:
-            return {}, []
-        return {"t": torch.cat(self.t), "loss": torch.cat(self.loss)}, self.scalars
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and plain values that ``restore`` takes."""
+        tensors = {"t": torch.cat(self.t), "loss": torch.cat(self.loss)} if self.loss else {}
+        return tensors, {"scalars": self.scalars, "levels": self.levels.state()}
 
-    def restore(self, tensors: dict[str, Tensor], scalars: list[dict[str, float]]) -> None:
+    def restore(self, tensors: dict[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Goes on from what ``state`` gave."""
-        self.clear()
+        self._forget()
         if tensors:
-            self.t, self.loss, self.scalars = [tensors["t"]], [tensors["loss"]], list(scalars)
+            self.t, self.loss, self.scalars = [tensors["t"]], [tensors["loss"]], list(plain["scalars"])
+        self.levels.restore(plain["levels"])
 
 
 def _plain(value: Any) -> Any:
@@ -103,22 +94,28 @@ def _plain(value: Any) -> Any:
 
 
 class RunLog:
-    """The log file and the progress bar of a run; only the first rank has them.
+    """The log file, TensorBoard's event files, the trackers and the progress bar of a run; only the first rank has them.
 
     Args:
         path: The log file. Lines of steps after ``step`` are removed, since a resumed run writes them again.
+        events: Folder of the event files.
         step: Training step that the run begins with.
         images: Images seen so far.
         budget: Images of the whole run.
         device: Device whose memory is shown.
+        trackers: Accelerate's trackers, set up; they are given what TensorBoard is given.
     """
 
-    def __init__(self, path: Path, *, step: int, images: int, budget: int, device: torch.device):
+    def __init__(
+        self, path: Path, events: Path, *, step: int, images: int, budget: int, device: torch.device, trackers: Sequence[Any] = ()
+    ):
         self.path = path
         self.device = device
+        self.trackers = trackers
+        self._events = events
+        self._writer: Any = None
+        self._whole = True
         self._since = (time.monotonic(), images)
-        if path.exists():
-            write_text(path, "".join(line + "\n" for line in path.read_text(encoding="utf-8").splitlines() if _is_before(line, step)))
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=budget,
@@ -129,43 +126,105 @@ class RunLog:
             mininterval=0.3 if terminal else 30,
             dynamic_ncols=terminal,
         )
+        if path.exists():
+            self.back_to(step, images)
+
+    def back_to(self, step: int, images: int) -> None:
+        """Removes what was written of the steps after this one, which are done again."""
+        if self.path.exists():
+            kept = [json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= step]
+            write_text(self.path, "".join(kept))
+        if self._writer is not None:
+            self._writer.close()
+        # TensorBoard leaves out what earlier files hold of later steps.
+        self._writer = _writer(self._events, purge_step=images + 1)
+        self._since = (time.monotonic(), images)
+        self._bar.n = images
 
     def progress(self, images: int, loss: float) -> None:
         """Moves the bar, which shows images/s and the time that is left, to a number of images seen."""
         self._bar.set_postfix_str(f"loss {loss:.4g}, peak {peak_memory(self.device) / 2**30:.2f} GiB", refresh=False)
         self._bar.update(images - self._bar.n)
 
-    def train(self, *, step: int, images: int, epoch: float, phases: dict[str, dict[str, Any]]) -> None:
-        """Writes the figures of the steps since the last such line."""
+    def train(self, *, step: int, images: int, epoch: float, phases: dict[str, dict[str, Any]], half_lives: dict[str, float]) -> None:
+        """Writes the figures of the steps since the last such line.
+
+        Args:
+            step: Training steps so far.
+            images: Images seen.
+            epoch: Passes through the data, with a fraction.
+            phases: Phase -> its figures, as ``Meter.summary`` gives them.
+            half_lives: Average -> its half-life in images.
+        """
         now = time.monotonic()
         then, before = self._since
         self._since = (now, images)
-        self.event(
-            "train",
-            step=step,
-            images=images,
-            epoch=epoch,
-            phases=phases,
-            images_per_second=(images - before) / max(now - then, 1e-9),
-            peak_memory=peak_memory(self.device),
-        )
+        figures = {
+            "phases": phases,
+            "ema_half_life": half_lives,
+            "images_per_second": (images - before) / max(now - then, 1e-9),
+            "peak_memory": peak_memory(self.device),
+        }
+        self.event("train", step=step, images=images, epoch=epoch, **figures)
+        self._track(dict(scalars(figures)), images)
+
+    def look(self, event: str, *, step: int, images: int, figures: dict[str, Any]) -> None:
+        """Writes what was found when the run was looked at, such as the loss of held-out images."""
+        self.event(event, step=step, images=images, **figures)
+        self._track({f"{event}/{name}": value for name, value in scalars(figures)}, images)
 
     def event(self, event: str, **values: Any) -> None:
-        """Appends one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": event, **_plain(values)}) + "\n")
+        """Appends one line; a full disk costs the line and not the run."""
+        line = json.dumps({"event": event, **_plain(values)}) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line if self._whole else "\n" + line)
+            self._whole = True
+        except OSError as error:
+            if self._whole:
+                self.say(f"cannot write {self.path}: {error.strerror}; the run goes on")
+            self._whole = False
+
+    def _track(self, figures: dict[str, float], images: int) -> None:
+        self._writer = self._writer or _writer(self._events)
+        with suppress(OSError):  # as for the log, which has said so
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, images)
+        for tracker in self.trackers:
+            tracker.log(figures, step=images)
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
         self._bar.write(text)
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Ends the bar, the event files and the trackers."""
         self._bar.close()
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
 
-def _is_before(line: str, step: int) -> bool:
-    try:
-        return json.loads(line)["step"] <= step
-    except (ValueError, KeyError, TypeError):  # a line that a killed process did not finish
-        return False
+def _writer(folder: Path, *, purge_step: int | None = None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def scalars(figures: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """The finite numbers of nested figures, each under the path of its names; lists are counted from 0.
+
+    Example:
+        >>> dict(scalars({"phases": {"a": {"loss": 1.0, "levels": [2.0, None]}}, "note": "x"}))
+        {'phases/a/loss': 1.0, 'phases/a/levels/0': 2.0}
+    """
+    for name, value in figures.items():
+        path = f"{above}{name}"
+        if isinstance(value, Mapping):
+            yield from scalars(value, f"{path}/")
+        elif isinstance(value, list):
+            yield from scalars({str(i): each for i, each in enumerate(value)}, f"{path}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            yield path, float(value)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from mezzotint.configs import EMAConfig, OptimConfig, Spec, TrainConfig, to_dict
@@ -25,19 +24,22 @@ from mezzotint.errors import CheckpointError, ConfigError, DataError, MezzotintE
 from mezzotint.noise import Noise
 from mezzotint.objectives.base import Objective
 from mezzotint.train.ema import EMA
-from mezzotint.train.folder import RunFolder, read_state
+from mezzotint.train.faults import BAD_STEPS, MEMORY, MOST_ROLLBACKS, ROLLBACK_RATE, BadStep, find_bad, is_out_of_memory
+from mezzotint.train.folder import RunFolder
 from mezzotint.train.loader import Source, batches, rows
-from mezzotint.train.logging import Meter, RunLog
+from mezzotint.train.logging import RunLog
 from mezzotint.train.optim import build_optimizer, lr_multiplier
-from mezzotint.train.order import Turn, stream_key, turns
+from mezzotint.train.order import Turn, positions, stream_key, turns
 from mezzotint.train.precision import build_accelerator
+from mezzotint.train.ranks import Ranks
+from mezzotint.train.state import Runner, RunState
+from mezzotint.train.watching import Grids, View, Watcher
 from mezzotint.types import Batch, Loss, Phase
-from mezzotint.weights.io import WeightSet, load_into, read_spec, read_tensors, save_model, weight_file
+from mezzotint.weights.io import save_model
 
-BAD_STEPS = 25
-"""Optimiser steps of a phase that may be skipped in a row before the run stops."""
-
-OnSample = Callable[[Mapping[str, nn.Module], int, Path], None]
+SNAPSHOTS = 32
+"""Snapshots of power-function averages in a run, unless told otherwise."""
+OnSample = Callable[[Mapping[str, nn.Module], int, Path], dict[str, Any] | None]
 
 
 class _PhaseForward(nn.Module):
@@ -53,20 +55,6 @@ class _PhaseForward(nn.Module):
 
 
 @dataclass
-class _Runner:
-    """A phase with what it needs to run."""
-
-    phase: Phase
-    config: OptimConfig
-    parameters: dict[str, nn.Parameter]
-    forward: nn.Module
-    optimizer: torch.optim.Optimizer
-    meter: Meter = field(default_factory=Meter)
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-
-
-@dataclass
 class _Figures:
     """What one optimiser step gave, over all ranks."""
 
@@ -75,6 +63,14 @@ class _Figures:
     total: float
     logs: dict[str, float]
     stop: bool
+
+
+class _GoBack(Exception):
+    """Too many steps in a row were not finite, and the run is to go back to its last good state."""
+
+    def __init__(self, step: int, reason: str):
+        super().__init__(reason)
+        self.step = step
 
 
 class Trainer:
@@ -89,7 +85,9 @@ class Trainer:
         ema: The averages.
         spec: What the model is; saved beside the weights.
         resume: Go on with the run in ``out`` rather than begin one.
-        on_sample: Called with (models in evaluation mode with their first average, images seen, file to write) on the first rank.
+        on_sample: Called with (models in evaluation mode with their first average, images seen, file to write) on the first rank; what it
+            returns is logged.
+        watchers: What else is looked at during the run.
 
     Raises:
         ConfigError: Settings that do not fit each other or the machine.
@@ -108,19 +106,25 @@ class Trainer:
         spec: Spec,
         resume: bool = False,
         on_sample: OnSample | None = None,
+        watchers: Sequence[Watcher] = (),
     ):
-        self.accelerator: Accelerator = build_accelerator(train)
-        _check(train, len(source), self.accelerator.num_processes)
+        self.accelerator: Accelerator = build_accelerator(train, Path(out))
+        self.ranks = Ranks(self.accelerator, train.timeout)
+        _check(train, ema, len(source), self.ranks.count)
         self.objective = objective
         self.source = source
         self.train = train
         self.spec = spec
         self.resume = resume
-        self.on_sample = on_sample
-        self.folder = RunFolder(out, keep=train.keep)
+        self.folder = RunFolder(out, keep=train.keep, keep_every=train.keep_every)
         self.steps = math.ceil(train.images / train.batch)
-        self.step = 0
-        self.cursor = 0
+        self.watchers = list(watchers)
+        tenth = math.ceil(train.images / 10)
+        grids_every = tenth if train.sample_every is None else train.sample_every
+        if on_sample and grids_every:
+            self.watchers.insert(0, Grids(on_sample, grids_every))
+        self._save_every = train.save_every or tenth
+        self._snapshot_every = (ema.snapshot_every or math.ceil(train.images / SNAPSHOTS)) if ema.stds else 0
         self._asked: int | None = None  # the signal that this rank got
         self._stop: int | None = None  # the same, once all ranks know
         self._settings = {
@@ -136,12 +140,13 @@ class Trainer:
             for model in objective.models.values():
                 model.compile()
         self._trainable = {id(p) for p in objective.parameters() if p.requires_grad}
-        self._runners = [self._runner(phase, phase.optim or optim) for phase in objective.phases]
+        runners = [self._runner(phase, phase.optim or optim) for phase in objective.phases]
         self._switch(None)
-        self._active: _Runner | None = None
-        self.ema = EMA(objective.models, objective.phases, ema)
+        self._active: Runner | None = None
+        averages = EMA(objective.models, objective.phases, ema)
+        self.state = RunState(objective, runners, averages, self.accelerator.scaler, train.batch)
 
-    def _runner(self, phase: Phase, config: OptimConfig) -> _Runner:
+    def _runner(self, phase: Phase, config: OptimConfig) -> Runner:
         own = {id(p) for module in phase.modules for p in module.parameters()} & self._trainable
         parameters = {name: p for name, p in self.objective.named_parameters() if id(p) in own}
         if not parameters:
@@ -149,7 +154,7 @@ class Trainer:
         self._switch(parameters)  # DDP takes the parameters that require gradients when it wraps
         forward = self.accelerator.prepare_model(_PhaseForward(self.objective, phase.name))
         optimizer = build_optimizer(config, parameters.values())
-        return _Runner(phase, config, parameters, forward, optimizer)
+        return Runner(phase, config, parameters, forward, optimizer)
 
     def _switch(self, parameters: Mapping[str, nn.Parameter] | None) -> None:
         """Lets gradients reach these parameters alone; None: all that are trainable."""
@@ -157,11 +162,6 @@ class Trainer:
         for p in self.objective.parameters():
             if p.requires_grad != (id(p) in wanted):
                 p.requires_grad_(id(p) in wanted)
-
-    @property
-    def images(self) -> int:
-        """Images seen: training steps times batch, whatever the number of phases."""
-        return self.step * self.train.batch
 
     # --- the run ---------------------------------------------------------------------------------------------------------
 
@@ -173,137 +173,212 @@ class Trainer:
 
         Raises:
             ConfigError: The folder holds another run, or cannot be written.
-            CheckpointError: A checkpoint cannot be written or read.
+            CheckpointError: The last checkpoint cannot be written, or none can be read.
             DataError: Images cannot be read.
-            TrainingError: Too many steps in a row were not finite, or memory ran out.
+            TrainingError: Too many steps in a row were not finite, memory ran out, or a rank is missing.
             SystemExit: SIGINT or SIGTERM, after a checkpoint was saved; the code is 128 + the signal's number.
         """
-        self._say(f"run folder: {self.folder.path.resolve()}")
-        if self.resume:
-            checkpoint = self._on_main(lambda: self.folder.resume(self._settings))
-            if checkpoint is not None:
-                self._restore(checkpoint)
-            self._say(f"resumed at {self.images} of {self.steps * self.train.batch} images")
+        self.ranks.say(f"run folder: {self.folder.path.resolve()}")
+        try:
+            self._begin()
+            self._run()
+        finally:
+            self.ranks.close()
+        self.ranks.say(f"run folder: {self.folder.path.resolve()}")
+        return self.folder.model
+
+    def _run(self) -> None:
+        """Runs, and records how it ends."""
+        self._status("running")
+        try:
+            try:
+                self._train()
+            except (RuntimeError, MemoryError) as error:
+                raise self._explained(error) from error
+        except SystemExit:
+            self._status("stopped", reason="it was asked to")
+            raise
+        except KeyboardInterrupt:
+            self._status("stopped", reason="interrupted before it could save")
+            raise
+        except Exception as error:
+            self._status("failed", reason=(str(error).splitlines() or [type(error).__name__])[0])
+            raise
+        self._status("finished")
+
+    def _status(self, state: str, **more: Any) -> None:
+        if self.ranks.main:
+            self.folder.status(state, **more)
+
+    def _begin(self) -> None:
+        """Makes the folder, or goes back to its newest checkpoint."""
+        state = self.state
+        if not self.resume:
+            self.ranks.on_main(lambda: self.folder.start(self._settings))
         else:
-            self._on_main(lambda: self.folder.start(self._settings))
+            checkpoint = self.ranks.on_main(lambda: self.folder.resume(self._settings))
+            if checkpoint is not None:
+                state.restore(checkpoint)
+            if state.step > self.steps:
+                raise ConfigError(f"{self.folder.path} has seen {state.images} images already; give --train.images {state.images} or more")
+            if state.step < self.steps:
+                self.ranks.on_main(lambda: self.folder.reopen(state.images))
+            self.ranks.say(f"resumed at {state.images} of {self.steps * self.train.batch} images")
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """What to raise in the place of an error of PyTorch."""
+        if is_out_of_memory(error):
+            return TrainingError(f"{MEMORY}; {self._last_good()}")
+        return self.ranks.explain(error) or error
+
+    def _train(self) -> None:
         log = self._open_log()
         try:
             with self._signals():
-                self._loop(log)
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                raise
-            raise TrainingError(
-                "out of memory: lower --train.micro-batch (the result stays the same), recompute activations (checkpointing of the "
-                f"network), or use --train.precision bf16; {self._last_good()}"
-            ) from error
+                while True:
+                    try:
+                        self._loop(log)
+                        break
+                    except _GoBack as fault:
+                        self._go_back(fault, log)
         finally:
             if log:
                 log.close()
         if self._stop is not None:
-            self._say(
-                f"stopped at {self.images} of {self.steps * self.train.batch} images; go on with --resume; "
+            self.ranks.say(
+                f"stopped at {self.state.images} of {self.steps * self.train.batch} images; go on with --resume; "
                 f"run folder: {self.folder.path.resolve()}"
             )
             raise SystemExit(128 + self._stop)
-        self._on_main(self._finish)
-        self._say(f"run folder: {self.folder.path.resolve()}")
-        return self.folder.model
+        self.ranks.on_main(lambda: save_model(self.folder.model, self.spec, self.state.weight_sets()))
 
     def _open_log(self) -> RunLog | None:
-        if not self.accelerator.is_main_process:
+        if self.train.trackers:
+            config = {name: str(value) for name, value in self._settings.items()}
+            self.accelerator.init_trackers("mezzotint", config, {"wandb": {"name": self.folder.path.name}})
+        if not self.ranks.main:
             return None
-        budget = self.steps * self.train.batch
-        log = RunLog(self.folder.log, step=self.step, images=self.images, budget=budget, device=self.accelerator.device)
+        state = self.state
+        log = RunLog(
+            self.folder.log,
+            self.folder.events,
+            step=state.step,
+            images=state.images,
+            budget=self.steps * self.train.batch,
+            device=self.accelerator.device,
+            trackers=self.accelerator.trackers,
+        )
         if self.resume:
-            log.event("resume", step=self.step, images=self.images)
+            log.event("resume", step=state.step, images=state.images)
         return log
 
     def _loop(self, log: RunLog | None) -> None:
-        accelerator, train = self.accelerator, self.train
+        train, state = self.train, self.state
         arriving = batches(
             self.source,
             self.objective.phases,
             seed=train.seed,
             batch=train.batch,
-            first_step=self.step,
+            first_step=state.step,
             last_step=self.steps,
-            cursor=self.cursor,
-            rank=accelerator.process_index,
-            ranks=accelerator.num_processes,
+            cursor=state.cursor,
+            rank=self.ranks.index,
+            ranks=self.ranks.count,
             workers=self.spec.recipe.data.workers,
         )
-        save_every = train.save_every or math.ceil(train.images / 10)
-        sample_every = math.ceil(train.images / 10) if train.sample_every is None else train.sample_every
+        if train.on_nan == "rollback" and state.step == 0:
+            self._save(log)  # so that there is a state to go back to
         batch: Batch | None = None
         due = False
-        while self.step < self.steps and self._stop is None:
+        while state.step < self.steps and self._stop is None:
             stop = False
-            for turn in turns(self.objective.phases, self.step):
+            for turn in turns(self.objective.phases, state.step):
                 if turn.draws:
+                    self.ranks.at(f"reading the images of step {turn.step + 1}")
                     batch = next(arriving)
-                    self.cursor += train.batch
+                    state.cursor += train.batch
                 assert batch is not None
                 stop |= self._update(turn, batch, log)
-            before = self.images
-            self.step += 1
-            last = self.step == self.steps
-            if log and (self.step % train.log_every == 0 or last):
-                phases = {r.phase.name: {**r.meter.summary(), "skipped": r.skipped} for r in self._runners}
-                log.train(step=self.step, images=self.images, epoch=self.cursor / len(self.source), phases=phases)
-            if self.step % train.log_every == 0:
-                for runner in self._runners:
-                    runner.meter.clear()
-            if sample_every and self.on_sample and (last or _crosses(before, self.images, sample_every)):
-                self._sample()
-            due |= _crosses(before, self.images, save_every)
+            before = state.images
+            state.step += 1
+            last = state.step == self.steps
+            self._log_figures(log, last)
+            for watcher in self.watchers:
+                if last or _crosses(before, state.images, watcher.every):
+                    stop |= self._look(watcher, log)
+            due |= _crosses(before, state.images, self._save_every) or bool(
+                train.keep_every and _crosses(before, state.images, train.keep_every)
+            )
+            if self._snapshot_every and (last or _crosses(before, state.images, self._snapshot_every)):
+                self._snapshot(log)
             # While steps fail the weights may be what is wrong with them: the checkpoints from before are kept.
-            if last or stop or (due and not any(runner.skipped_in_a_row for runner in self._runners)):
-                self._on_main(self._save)
+            if last or stop or (due and not state.skipping):
+                self._save(log, must=last or stop)
                 due = False
             if stop:
                 self._stop = self._asked or signal.SIGTERM
 
+    def _log_figures(self, log: RunLog | None, last: bool) -> None:
+        state, whole = self.state, self.state.step % self.train.log_every == 0
+        if log and (whole or last):
+            phases = {r.phase.name: {**r.meter.summary(), "skipped": r.skipped} for r in state.runners}
+            epoch = state.cursor / len(self.source)
+            log.train(step=state.step, images=state.images, epoch=epoch, phases=phases, half_lives=state.half_lives())
+        if whole:
+            for runner in state.runners:
+                runner.meter.clear()
+
+    # --- one step --------------------------------------------------------------------------------------------------------
+
     def _update(self, turn: Turn, batch: Batch, log: RunLog | None) -> bool:
         """One optimiser step of one phase. Returns whether a rank was told to stop."""
-        runner = self._runners[turn.phase]
+        state = self.state
+        runner = state.runners[turn.phase]
         if self._active is not runner:
             self._switch(runner.parameters)
             self._active = runner
-        multiplier = lr_multiplier(runner.config, self.images, self.train.images)
+        multiplier = lr_multiplier(runner.config, state.images, self.train.images) * ROLLBACK_RATE**state.rollbacks
         for group in runner.optimizer.param_groups:
             group["lr"] = runner.config.lr * multiplier
-        figures = self._gather(self._backward(runner, turn, batch))
+        where = f"step {turn.step + 1}, phase {runner.phase.name}"
+        self.ranks.at(f"adding up the gradients of {where}")
+        mine = self._backward(runner, turn, batch)
+        self.ranks.at(f"bringing the losses of {where} together")
+        figures = self._gather(mine)
         norm = self._gradient_norm(runner)
         good = math.isfinite(figures.total) and math.isfinite(norm) and bool(figures.per_sample.isfinite().all())
         scaler = self.accelerator.scaler
+        fault = None
         if good:
             if scaler is None:
                 runner.optimizer.step()
             else:
                 scaler.step(runner.optimizer)
-            self.ema.update(runner.phase.name)
+            state.ema.update(runner.phase.name)
             device = self.accelerator.device
             self.objective.update(figures.t.to(device), figures.per_sample.to(device), phase=runner.phase.name)
             scalars = {"total": figures.total, "gradient_norm": norm, "lr": runner.config.lr * multiplier, **figures.logs}
             runner.meter.add(figures.t, figures.per_sample, scalars)
             runner.skipped_in_a_row = 0
+        else:
+            ids = positions(self.train.seed, len(self.source), state.cursor - self.train.batch, self.train.batch)
+            fault = find_bad(runner.parameters, figures.per_sample, figures.t, figures.total, ids)
         if scaler is not None:
             scaler.update()  # lowers the scale if it made a gradient overflow
         runner.optimizer.zero_grad(set_to_none=True)
         if log:
-            log.progress(self.images + self.train.batch, figures.per_sample.mean().item())
-        if not good:
-            self._count_bad(runner, turn, figures, norm, log)
+            log.progress(state.images + self.train.batch, figures.per_sample.mean().item())
+        if fault is not None:
+            self._count_bad(runner, turn, figures, norm, fault, log)
         return figures.stop
 
-    def _backward(self, runner: _Runner, turn: Turn, batch: Batch) -> tuple[Tensor, Tensor, float, dict[str, float]]:
+    def _backward(self, runner: Runner, turn: Turn, batch: Batch) -> tuple[Tensor, Tensor, float, dict[str, float]]:
         """Adds up the gradients of this rank's share: per-sample losses, times, total loss and scalars to be logged."""
         stage = turn.stage(runner.phase.name)
         ids = batch.ids.tolist()
         share = len(ids)
         micro = self.train.micro_batch or share
-        first = self.accelerator.process_index * share
+        first = self.ranks.index * share
         losses: list[Tensor] = []
         times: list[Tensor] = []
         totals: list[Tensor] = []
@@ -336,10 +411,7 @@ class Trainer:
         losses, times, total, logs = mine
         names = sorted(logs)
         rest = [total, float(self._asked is not None), *(logs[name] for name in names)]
-        packed = torch.cat([losses.cpu(), times.cpu(), torch.tensor(rest, dtype=torch.float64)])
-        if self.accelerator.num_processes > 1:
-            packed = self.accelerator.gather(packed.to(self.accelerator.device)).cpu()  # pyright: ignore
-        table = packed.reshape(self.accelerator.num_processes, -1)
+        table = self.ranks.gather(torch.cat([losses.cpu(), times.cpu(), torch.tensor(rest, dtype=torch.float64)]))
         n = len(losses)
         scalars = table[:, 2 * n :]
         means = scalars.mean(0).tolist()
@@ -351,7 +423,7 @@ class Trainer:
             stop=bool(scalars[:, 1].any()),
         )
 
-    def _gradient_norm(self, runner: _Runner) -> float:
+    def _gradient_norm(self, runner: Runner) -> float:
         """Norm of the whole gradient before clipping; clips it."""
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(runner.optimizer)
@@ -362,135 +434,121 @@ class Trainer:
             nn.utils.clip_grads_with_norm_(own, runner.config.clip, norm)
         return value
 
-    def _count_bad(self, runner: _Runner, turn: Turn, figures: _Figures, norm: float, log: RunLog | None) -> None:
+    # --- faults ----------------------------------------------------------------------------------------------------------
+
+    def _count_bad(self, runner: Runner, turn: Turn, figures: _Figures, norm: float, fault: BadStep, log: RunLog | None) -> None:
         runner.skipped += 1
         runner.skipped_in_a_row += 1
-        bad = ~figures.per_sample.isfinite()
-        levels = (figures.t[bad] if bad.any() else figures.t).tolist()
+        phase, step = runner.phase.name, turn.step + 1
         if log:
-            phase = runner.phase.name
-            log.event("skipped", step=turn.step + 1, phase=phase, loss=figures.total, gradient_norm=norm, t=levels)
+            log.event("skipped", step=step, phase=phase, loss=figures.total, gradient_norm=norm, first_bad=fault.what, t=fault.levels)
             log.say(
-                f"step {turn.step + 1}, phase {phase}: loss {figures.total:.4g}, gradient norm {norm:.4g}, "
-                f"t from {min(levels):.4g} to {max(levels):.4g}; step skipped ({runner.skipped} so far)"
+                f"step {step}, phase {phase}: {fault.what} is not finite (loss {figures.total:.4g}, gradient norm {norm:.4g}, "
+                f"{fault.between}); step skipped ({runner.skipped} so far)"
             )
-        if runner.skipped_in_a_row >= BAD_STEPS:
-            raise TrainingError(
-                f"{BAD_STEPS} steps in a row of phase '{runner.phase.name}' were not finite, up to step {turn.step + 1} "
-                f"(t from {min(levels):.4g} to {max(levels):.4g}): use a lower --optim.lr or --train.precision fp32; {self._last_good()}"
-            )
+        if runner.skipped_in_a_row < BAD_STEPS:
+            return
+        reason = f"{BAD_STEPS} steps in a row of phase '{phase}' were not finite, up to step {step}: {fault.what} ({fault.between})"
+        if self.train.on_nan == "rollback" and self.state.rollbacks < MOST_ROLLBACKS:
+            raise _GoBack(step, reason)
+        again = f", after going back {MOST_ROLLBACKS} times" if self.state.rollbacks else ""
+        raise TrainingError(f"{reason}{again}; use a lower --optim.lr or --train.precision fp32; {self._last_good()}")
+
+    def _go_back(self, fault: _GoBack, log: RunLog | None) -> None:
+        """Goes back to the newest checkpoint before the failure, with a lower learning rate from then on."""
+        state, failed = self.state, fault.step
+        times = state.rollbacks + 1
+
+        def choose() -> Path:
+            for checkpoint, held in self.folder.good():
+                if not any(phase["skipped_in_a_row"] for phase in held["phases"].values()):
+                    return checkpoint
+            raise TrainingError(f"{fault}; there is no good checkpoint to go back to; use a lower --optim.lr")
+
+        self.ranks.at("going back to the last good state")
+        state.restore(self.ranks.on_main(choose))
+        state.rollbacks = times
+        for runner in state.runners:
+            runner.optimizer.zero_grad(set_to_none=True)
+        self.ranks.on_main(lambda: self.folder.forget(state.images))
+        if log:
+            log.back_to(state.step, state.images)
+        self._save(log)  # the same state with the lower rate, so that a killed run does not fail once more
+        rate = ROLLBACK_RATE**times
+        if log:
+            log.event("rollback", step=state.step, images=state.images, failed=failed, reason=str(fault), times=times, rate=rate)
+            log.say(f"{fault}; back to {state.images} images, with {rate:g} of the learning rate")
 
     def _last_good(self) -> str:
         newest = self.folder.newest()
         return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
-    # --- state -----------------------------------------------------------------------------------------------------------
+    # --- saving and looking ----------------------------------------------------------------------------------------------
 
-    def _weight_sets(self) -> list[WeightSet]:
-        models = self.objective.models
-        sets = [WeightSet(_tensors(model), name, None, self.images) for name, model in models.items()]
-        for decay in self.ema.config.decays:
-            sets += [WeightSet(self.ema.tensors(decay, n), n, decay, self.images) for n in models if self.ema.averages_of(n)]
-        return sets
+    def _save(self, log: RunLog | None, *, must: bool = False) -> None:
+        """Writes a checkpoint. If the file system refuses, the run goes on with those it has, unless it ``must``."""
+        self.ranks.at("waiting for the checkpoint")
+        state = self.state
+        try:
+            self.ranks.on_main(lambda: state.save(self.folder, self.spec))
+        except CheckpointError as error:
+            if must:
+                raise CheckpointError(f"{error}; {self._last_good()}, and --resume goes on from it") from error
+            self._complain("save_failed", error, log)
 
-    def _beside_models(self) -> dict[str, Any]:
-        """The state of the objective that its model files do not hold."""
-        held = {id(v) for model in self.objective.models.values() for v in model.state_dict(keep_vars=True).values()}
-        return {name: v for name, v in self.objective.state_dict(keep_vars=True).items() if id(v) not in held}
+    def _snapshot(self, log: RunLog | None) -> None:
+        """Keeps the power-function averages as they are now."""
+        self.ranks.at("waiting for the snapshot of the averages")
+        state = self.state
+        try:
+            self.ranks.on_main(lambda: save_model(self.folder.snapshot(state.images), self.spec, state.averages(snapshots=True)))
+        except CheckpointError as error:
+            self._complain("save_failed", error, log)
 
-    def _save(self) -> None:
-        beside = self._beside_models()
-        tensors = {f"objective/{name}": v for name, v in beside.items() if isinstance(v, Tensor)}
-        state: dict[str, Any] = {
-            "step": self.step,
-            "cursor": self.cursor,
-            "ema": self.ema.counts,
-            "objective": {name: v for name, v in beside.items() if not isinstance(v, Tensor)},
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else {},
-            "phases": {},
-        }
-        for runner in self._runners:
-            name = runner.phase.name
-            meter, scalars = runner.meter.state()
-            tensors |= {f"meter/{name}/{key}": value for key, value in meter.items()}
-            slots = runner.optimizer.state
-            for key, p in runner.parameters.items():
-                tensors |= {f"optim/{name}/{slot}/{key}": value for slot, value in slots.get(p, {}).items()}
-            state["phases"][name] = {"skipped": runner.skipped, "skipped_in_a_row": runner.skipped_in_a_row, "scalars": scalars}
-        self.folder.save(self.images, self.spec, self._weight_sets(), tensors, state)
+    def _complain(self, event: str, error: Exception, log: RunLog | None) -> None:
+        if log:
+            log.event(event, step=self.state.step, images=self.state.images, reason=str(error))
+            log.say(f"{error}; the run goes on; {self._last_good()}")
 
-    def _restore(self, checkpoint: Path) -> None:
-        tensors, state = read_state(checkpoint)
-        spec = read_spec(checkpoint)
-        for name, model in self.objective.models.items():
-            file = checkpoint / weight_file(name)
-            load_into(model, read_tensors(file), where=file)
-        for info in spec.weights.values():
-            if info["ema"] is not None:
-                name = weight_file(info["model"], info["ema"])
-                self.ema.load(info["ema"], info["model"], read_tensors(checkpoint / name))
-        held = {name.split("/", 1)[1]: value for name, value in tensors.items() if name.startswith("objective/")}
-        lacking = set(self._beside_models()) - set(held) - set(state["objective"])
-        if lacking:
-            raise CheckpointError(f"{checkpoint} lacks '{min(lacking)}' of the objective; begin again with another --out")
-        self.objective.load_state_dict({**held, **state["objective"]}, strict=False)
-        for runner in self._runners:
-            name = runner.phase.name
-            runner.optimizer.load_state_dict(self._optimizer_state(runner, tensors))
-            start = f"meter/{name}/"
-            kept = state["phases"][name]
-            runner.meter.restore({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}, kept["scalars"])
-            runner.skipped, runner.skipped_in_a_row = kept["skipped"], kept["skipped_in_a_row"]
-        self.ema.counts.update(state["ema"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.cursor = state["step"], state["cursor"]
+    def _look(self, watcher: Watcher, log: RunLog | None) -> bool:
+        """Has a watcher look; the state of training is left as it was. Returns whether a rank was told to stop meanwhile."""
+        state, stop = self.state, False
 
-    def _optimizer_state(self, runner: _Runner, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        index = {key: i for i, key in enumerate(runner.parameters)}
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition("/")
-            if kind == "optim" and rest.startswith(f"{runner.phase.name}/"):
-                slot, _, key = rest.removeprefix(f"{runner.phase.name}/").partition("/")
-                slots.setdefault(index[key], {})[slot] = value
-        return {"state": slots, "param_groups": runner.optimizer.state_dict()["param_groups"]}
+        def asked() -> bool:
+            nonlocal stop
+            (count,) = self.ranks.add_up(torch.tensor(float(self._asked is not None)))
+            stop |= bool(count)
+            return stop
 
-    def _finish(self) -> None:
-        save_model(self.folder.model, self.spec, self._weight_sets())
-
-    def _sample(self) -> None:
-        """Has the caller draw a grid with the first average; the state of training is left as it was."""
-        if self.on_sample and self.accelerator.is_main_process:
-            modes = [(module, module.training) for module in self.objective.modules()]
-            self.objective.eval()
-            try:
-                with self.ema.swapped():
-                    self.on_sample(self.objective.models, self.images, self.folder.sample(self.images))
-            finally:
-                for module, training in modes:
-                    module.training = training
+        self.ranks.at(f"looking at the {watcher.event.replace('_', '-')} figures")
+        figures: dict[str, Any] = {}
+        if watcher.everywhere or self.ranks.main:
+            with self._evaluating():
+                view = View(self.objective.models, state.images, self.folder.sample(state.images), self.ranks, asked)
+                try:
+                    figures = watcher.look(view)
+                except (OSError, MezzotintError) as error:  # such as a full disk: no reason to end the run
+                    if watcher.everywhere:  # the others may be waiting
+                        raise
+                    self._complain("look_failed", error, log)
         self.accelerator.wait_for_everyone()
+        if log and figures:
+            log.look(watcher.event, step=state.step, images=state.images, figures=figures)
+        return stop
 
-    # --- ranks and signals -----------------------------------------------------------------------------------------------
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The networks in evaluation mode, with their first average; afterwards as they were."""
+        modes = [(module, module.training) for module in self.objective.modules()]
+        self.objective.eval()
+        try:
+            with self.state.ema.swapped():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
-    def _on_main(self, action: Callable[[], Any]) -> Any:
-        """Does something on the first rank and gives every rank its result, or its error, so that none is left waiting."""
-        result: list[Any] = [None, None]
-        if self.accelerator.is_main_process:
-            try:
-                result[0] = action()
-            except MezzotintError as error:
-                result[1] = error
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(result)
-        if result[1] is not None:
-            raise result[1]
-        return result[0]
-
-    def _say(self, text: str) -> None:
-        if self.accelerator.is_main_process:
-            print(text, flush=True)
+    # --- signals ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -514,19 +572,17 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-
-
 def _crosses(before: int, now: int, every: int) -> bool:
     return now // every > before // every
 
 
-def _check(train: TrainConfig, num_images: int, ranks: int) -> None:
+def _check(train: TrainConfig, ema: EMAConfig, num_images: int, ranks: int) -> None:
     positive = {"images": train.images, "batch": train.batch, "log_every": train.log_every, "micro_batch": train.micro_batch or 1}
     for name, value in positive.items():
         if value < 1:
             raise ConfigError(f"--train.{name.replace('_', '-')} is {value}; it must be at least 1")
+    if ema.snapshot_every is not None and not ema.stds:
+        raise ConfigError("--ema.snapshot-every keeps power-function averages, and there are none; add --ema.stds 0.05 0.1")
     if train.batch > num_images:
         raise DataError(f"the data has {num_images} images, fewer than a batch of {train.batch}; use --train.batch {num_images} or less")
     if train.batch % ranks:

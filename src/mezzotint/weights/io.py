@@ -1,4 +1,4 @@
-"""Model folders: ``model.safetensors``, one ``ema-<decay>.safetensors`` for each average, and ``spec.json``.
+"""Model folders: ``model.safetensors``, one ``ema-<decay>`` or ``ema-std<length>.safetensors`` for each average, and ``spec.json``.
 
 A folder is written whole or not at all, under a temporary name beside its place. Nothing is ever unpickled. This module moves tensors
 and specs; it knows no model.
@@ -36,29 +36,44 @@ class WeightSet:
     Attributes:
         tensors: Name -> tensor, as in a ``state_dict``.
         model: Name of the network among those of its objective; "model" is the main one.
-        ema: Decay of the moving average, or None for the weights as trained.
+        ema: Length of the moving average: its decay an optimiser step, or the relative standard deviation of a power-function profile;
+            None for the weights as trained.
         images: Number of training images seen.
+        profile: Kind of the average: "constant", "warmup" (a decay that rises to its value) or "power".
+        updates: Optimiser steps that it averages over.
+        half_life: Images in which its weight of the past falls to a half, at this point.
     """
 
     tensors: Mapping[str, Tensor]
     model: str = "model"
     ema: float | None = None
     images: int = 0
+    profile: str = "constant"
+    updates: int = 0
+    half_life: float | None = None
 
     @property
     def file(self) -> str:
         """Name of the file that holds them."""
-        return weight_file(self.model, self.ema)
+        return weight_file(self.model, self.ema, self.profile)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the spec says of the file, beside its hash."""
+        about: dict[str, Any] = {"model": self.model, "ema": self.ema, "images": self.images}
+        return about if self.ema is None else {**about, "profile": self.profile, "updates": self.updates, "half_life": self.half_life}
 
 
-def weight_file(model: str = "model", ema: float | None = None) -> str:
+def weight_file(model: str = "model", ema: float | None = None, profile: str = "constant") -> str:
     """Name of a weight file.
 
     Example:
         >>> weight_file(), weight_file("critic"), weight_file(ema=0.9999), weight_file("critic", 0.99)
         ('model.safetensors', 'model-critic.safetensors', 'ema-0.9999.safetensors', 'ema-0.99-critic.safetensors')
+        >>> weight_file(ema=0.1, profile="power")
+        'ema-std0.1.safetensors'
     """
-    start = "model" if ema is None else f"ema-{ema:.10g}"
+    start = "model" if ema is None else f"ema-{'std' if profile == 'power' else ''}{ema:.10g}"
     return f"{start}.safetensors" if model == "model" else f"{start}-{model}.safetensors"
 
 
@@ -222,11 +237,12 @@ def fill_model(folder: Path, spec: Spec, sets: list[WeightSet]) -> Spec:
             "mezzotint": "weights",
             "model": held.model,
             "ema": "none" if held.ema is None else f"{held.ema:.10g}",
+            **({} if held.ema is None else {"profile": held.profile, "updates": str(held.updates)}),
             "images": str(held.images),
             "recipe": spec.recipe.name,
         }
         digest = write_tensors(folder / held.file, held.tensors, metadata=header)
-        weights[held.file] = {"model": held.model, "ema": held.ema, "images": held.images, "sha256": digest}
+        weights[held.file] = {**held.about, "sha256": digest}
     spec = replace(spec, weights=weights)
     write_text(folder / SPEC_FILE, json.dumps(to_dict(spec), indent=2) + "\n")
     return spec
@@ -265,7 +281,9 @@ def find_model(path: Path | str) -> Path:
     candidates = [path, path / "model"]
     pointer = path / LATEST_FILE
     if pointer.is_file():
-        candidates.append(path / pointer.read_text(encoding="utf-8").strip())
+        candidates.append(path / pointer.read_text(encoding="utf-8", errors="replace").strip().replace("\0", ""))
+        # A pointer that is damaged leads nowhere; the checkpoints are named by number.
+        candidates += sorted((path / "checkpoints").glob("[0-9]*"), reverse=True)
     for folder in candidates:
         if (folder / SPEC_FILE).is_file():
             return folder
@@ -315,7 +333,7 @@ def choose_weights(spec: Spec, *, model: str = "model", ema: float | bool = True
         spec: The spec of the folder.
         model: Name of the network.
         ema: True for the first average, or the weights as trained where there is none; False for the weights as trained; a number
-            for the average of that decay.
+            for the average of that decay or relative standard deviation.
 
     Returns:
         Name of the file.
