@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from tests.data.makers import pixels
 
-from mezzotint.cli.pictures import encode_png, grid, read_png, read_recipe, replacing_file, write_png
+from mezzotint.cli.pictures import grid, read_png, read_recipe, replacing_file, write_png
 from mezzotint.data.images import decode
+from mezzotint.data.png import encode_png
 
 
 @given(h=st.integers(1, 9), w=st.integers(1, 9), c=st.integers(1, 4), bits=st.sampled_from([8, 16]), seed=st.integers(0, 99))

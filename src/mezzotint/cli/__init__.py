@@ -24,6 +24,7 @@ COMMANDS = {
     "fetch": ("fetch", "fetch a published model into the cache"),
     "convert": ("convert", "official weights to a model, or a model to official weights"),
     "info": ("info", "say what a model, run, data set, sample folder or PNG is"),
+    "data": ("data", "look into a data set, pack it into shards or a ZIP, or draw it"),
     "list": ("listing", "list samplers, guidances, recipes and other names"),
     "demo": ("demonstrate", "the whole way on handwritten digits: train, guide, sample, measure"),
 }

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from mezzotint.data.png import START, encode_png
 from mezzotint.errors import DataError
 
 KEY = "mezzotint"
 """Keyword of the PNG text that holds the recipe of an image, as JSON."""
-_COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}
-_START = b"\x89PNG\r\n\x1a\n"
 
 
 @contextmanager
@@ -31,30 +29,6 @@ def replacing_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def encode_png(pixels: np.ndarray, text: Mapping[str, str]) -> bytes:
-    """A PNG file; Pillow writes none with 16 bits and several channels.
-
-    Args:
-        pixels: ``[h, w, c]`` uint8 or uint16, 1 to 4 channels.
-        text: Keyword -> text, in any alphabet.
-
-    Source: PNG specification, third edition.
-    """
-    height, width, channels = pixels.shape
-    bits = 8 * pixels.dtype.itemsize
-    rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(height, -1).view(np.uint8)
-    above = np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
-    # Filter 2: each byte less the one above, modulo 256.
-    filtered = np.concatenate([np.full((height, 1), 2, np.uint8), rows - above], axis=1)
-    parts = [_START, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOUR[channels], 0, 0, 0))]
-    parts += [_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + value.encode()) for key, value in text.items()]
-    return b"".join([*parts, _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6)), _chunk(b"IEND", b"")])
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def write_png(path: Path, pixels: np.ndarray, text: Mapping[str, str]) -> None:
@@ -88,9 +62,9 @@ def read_recipe(path: Path) -> dict[str, Any] | None:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; give a PNG that `mezzotint sample` wrote") from error
-    if not data.startswith(_START):
+    if not data.startswith(START):
         raise DataError(f"{path} is no PNG; give one that `mezzotint sample` wrote")
-    at = len(_START)
+    at = len(START)
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
         kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]

@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -24,7 +23,10 @@ from mezzotint.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm")
 # Only these decoders are ever asked: some others start programs or reach far into the system.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+_FORMATS = {
+    "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif", "PPM": ".ppm", "MPO": ".jpg",
+}  # fmt: skip
+_OPENED = tuple(_FORMATS)
 _PLAIN = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 _VIA = {"1": "L", "P": "RGB", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "RGBa": "RGBA", "La": "LA", "HSV": "RGB"}
 _WORDS = {"1": "1-bit", "P": "a palette image", "PA": "a palette image", "I": "32-bit integer", "F": "32-bit floating-point"}
@@ -44,6 +46,7 @@ class Header:
         bits: Bits a channel, 8 or 16.
         turned: Whether its EXIF orientation asks for turning or mirroring.
         remark: What reading it would lose or change, to be noted; "" if nothing.
+        suffix: The suffix that belongs to its format.
     """
 
     size: tuple[int, int]
@@ -52,6 +55,7 @@ class Header:
     bits: Literal[8, 16]
     turned: bool
     remark: str
+    suffix: str
 
     @property
     def words(self) -> str:
@@ -135,7 +139,7 @@ class ImageSource(Source):
         data = self._store.read(name)
         header = _header(data, self._store.place(name))
         as_is = (header.size, header.channels, header.turned) == (self.facts.size, self.facts.channels, False)
-        return (data, PurePosixPath(name).suffix.lower()) if as_is else None
+        return (data, header.suffix) if as_is else None
 
 
 def read_header(store: Store, name: str) -> Header:
@@ -259,7 +263,7 @@ def _by(size: tuple[int, int]) -> str:
 
 def _open(data: bytes, place: str) -> ImageFile:
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_OPENED)
         frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError as error:
         raise _too_large(place) from error
@@ -293,7 +297,8 @@ def _header(data: bytes, place: str) -> Header:
         remark = "the colour that stands for transparency is read as a plain colour"
     elif _raw_mode(image) in ("L;2", "L;4"):
         remark = "gray of 2 or 4 bits is spread over 8"
-    return Header((width, height) if turn >= 5 else (height, width), image.mode, channels, bits, turn > 1, remark)
+    size = (width, height) if turn >= 5 else (height, width)
+    return Header(size, image.mode, channels, bits, turn > 1, remark, _FORMATS[image.format or ""])
 
 
 def _check_kind(image: ImageFile, place: str) -> None:

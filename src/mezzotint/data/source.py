@@ -200,7 +200,7 @@ class Source:
             for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
                 entry = _entry(line)
                 listed[entry[0]] = entry[1]
-            lacking = {self.names[i]: why for i, why in self.unreadable.items() if self.names[i] not in listed}
+            lacking = {self.names[i]: why for i, why in self.unreadable.copy().items() if self.names[i] not in listed}
             if lacking:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 lines = [json.dumps({"image": name, "problem": why}, ensure_ascii=False) + "\n" for name, why in lacking.items()]
