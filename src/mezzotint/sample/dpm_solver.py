@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from mezzotint.denoise import Denoiser
-from mezzotint.errors import CapabilityError, ConfigError, unknown
+from mezzotint.errors import ConfigError, unknown
 from mezzotint.noise import Noise
 from mezzotint.process import expand
 from mezzotint.registry import register
 from mezzotint.sample.ancestral import shifted
 from mezzotint.sample.base import Sampler, draw, times
-from mezzotint.sample.grid import End, jumps_to_0, make_grid
+from mezzotint.sample.grid import End, check_signal, jumps_to_0, make_grid
 from mezzotint.sample.ode import ancestral_split
 from mezzotint.schedules import Schedule
 from mezzotint.types import Cond, Plan, State
@@ -165,8 +165,8 @@ class _Exponential(Sampler):
         if t_start is None and self.clip_lambda is not None:
             t_start = clipped_start(schedule, self.clip_lambda)
         grid = make_grid(schedule, spacing, steps, t_start=t_start, t_end=t_end)
-        if not self.data and not bool((schedule(grid[0])[0] > 0).all()):
-            raise CapabilityError("variant 'noise' cannot start from pure noise; use variant=++, or start below it")
+        if not self.data:
+            check_signal(schedule, grid, "variant 'noise'", "variant=++")
         return grid
 
 
@@ -192,8 +192,8 @@ class DPMSolver(_Exponential):
         s_noise: Standard deviation of that noise, relative to the exact one.
         lower_order_final: Short multistep runs fall to lower orders at the end.
         lower_below: Runs of less than so many steps are short; the authors have 10, diffusers 15.
-        jump_counts: The step to t = 0, which is of order 1 anyway, is the last of those that fall, as in diffusers; otherwise the one
-            before it has fallen to order 1 already, which is better where that step is long, as on a uniform grid.
+        jump_counts: Whether the step to t = 0, which is of order 1 anyway, is the last of those that fall, as in diffusers; otherwise the
+            one before it has fallen to order 1 already. None: where it starts above t_min, and so is a step to speak of.
         official: Multistep of order 3 as released: with half of the second derivative, which makes it of order 2.
         inverse: Multistep from the image to the noise.
         clip_lambda: Start no noisier than at this lambda, unless told where; the authors' code has -5.1 for discrete schedules.
@@ -212,7 +212,7 @@ class DPMSolver(_Exponential):
         s_noise: float = 1.0,
         lower_order_final: bool = True,
         lower_below: int = 10,
-        jump_counts: bool = False,
+        jump_counts: bool | None = None,
         official: bool = False,
         inverse: bool = False,
         clip_lambda: float | None = None,
@@ -244,10 +244,10 @@ class DPMSolver(_Exponential):
         jump = jumps_to_0(t_end)
         if self.inverse:
             up = self.grid(schedule, spacing, steps, t_start, "last" if jump else t_end).flip(0)
-            return Plan(up, self.multistep_orders(len(up) - 1, jump=False))
+            return Plan(up, self.multistep_orders(len(up) - 1, jump=False, counts=False))
         grid = self.grid(schedule, spacing, steps, t_start, t_end)
         if self.method == "multistep":
-            return Plan(grid, self.multistep_orders(len(grid) - 1, jump=jump))
+            return Plan(grid, self.multistep_orders(len(grid) - 1, jump=jump, counts=jump and counts(self.jump_counts, schedule, grid)))
         orders, last = self.singlestep_orders(len(grid) - 1 - jump), (1,) * jump
         if not orders:
             raise ConfigError(f"{len(grid) - 1} network calls are too few for order {self.order}; give at least {self.order + jump}")
@@ -258,10 +258,10 @@ class DPMSolver(_Exponential):
         ends = [0, *accumulate(orders + last)]
         return Plan(grid[ends], orders + last, tuple(grid[a + 1 : b] for a, b in pairwise(ends)))
 
-    def multistep_orders(self, steps: int, *, jump: bool) -> tuple[int, ...]:
-        """Order of each step; ``jump``: the last leads to t = 0."""
-        short = steps - (jump and not self.jump_counts) < self.lower_below
-        return multistep_orders(steps, self.order, lower=self.lower_order_final and short, jump=jump, jump_counts=self.jump_counts)
+    def multistep_orders(self, steps: int, *, jump: bool, counts: bool) -> tuple[int, ...]:
+        """Order of each step; ``jump``: the last leads to t = 0, and whether that counts."""
+        short = steps - (jump and not counts) < self.lower_below
+        return multistep_orders(steps, self.order, lower=self.lower_order_final and short, jump=jump, jump_counts=counts)
 
     def singlestep_orders(self, calls: int) -> tuple[int, ...]:
         """Order of each step, the last to t = 0 aside."""
@@ -487,6 +487,11 @@ def multistep_orders(steps: int, order: int, *, lower: bool, jump: bool = False,
     if jump and not (lower and jump_counts):
         return (*multistep_orders(steps - 1, order, lower=lower), 1)
     return tuple(i if i < order else min(order, steps + 1 - i) if lower else order for i in range(1, steps + 1))
+
+
+def counts(wish: bool | None, schedule: Schedule, grid: Tensor) -> bool:
+    """Whether the step to t = 0 is one of those that fall in order; as ``jump_counts`` of ``DPMSolver``."""
+    return bool((grid[-2] > 1.001 * schedule.t_min).all()) if wish is None else wish
 
 
 def singlestep_orders(calls: int, order: int) -> tuple[int, ...]:

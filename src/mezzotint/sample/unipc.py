@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from mezzotint.denoise import Denoiser
-from mezzotint.errors import CapabilityError, ConfigError, unknown
+from mezzotint.errors import ConfigError, unknown
 from mezzotint.noise import Noise
 from mezzotint.registry import register
 from mezzotint.sample.ancestral import shifted
 from mezzotint.sample.base import Sampler, times
-from mezzotint.sample.dpm_solver import Leg, multistep_orders
-from mezzotint.sample.grid import End, jumps_to_0
+from mezzotint.sample.dpm_solver import Leg, counts, multistep_orders
+from mezzotint.sample.grid import End, check_signal, jumps_to_0
 from mezzotint.schedules import Schedule
 from mezzotint.types import Cond, Plan, State
 
@@ -66,7 +66,7 @@ class UniPC(Sampler):
         corrector: bool = True,
         uncorrected: int = 0,
         lower_order_final: bool = True,
-        jump_counts: bool = False,
+        jump_counts: bool | None = None,
         official: bool = False,
     ):
         if variant not in VARIANTS:
@@ -89,12 +89,11 @@ class UniPC(Sampler):
         t_end: End = 0.0,
     ) -> Plan:
         grid = super().plan(schedule, steps=steps, spacing=spacing, t_start=t_start, t_end=t_end).grid
-        if not self.data and not bool((schedule(grid[0])[0] > 0).all()):
-            raise CapabilityError("prediction 'noise' cannot start from pure noise; use prediction=data, or start below it")
+        if not self.data:
+            check_signal(schedule, grid, "prediction 'noise'", "prediction=data")
         jump = jumps_to_0(grid[-1])
-        return Plan(
-            grid, multistep_orders(len(grid) - 1, self.order, lower=self.lower_order_final, jump=jump, jump_counts=self.jump_counts)
-        )
+        last = jump and counts(self.jump_counts, schedule, grid)
+        return Plan(grid, multistep_orders(len(grid) - 1, self.order, lower=self.lower_order_final, jump=jump, jump_counts=last))
 
     def init(self, x: Tensor, plan: Plan) -> UniPCState:
         return UniPCState()

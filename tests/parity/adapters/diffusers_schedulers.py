@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tests.parity.harness import Case, Outputs, adapter
@@ -13,7 +13,7 @@ from mezzotint.configs import DenoiserConfig, DiscreteConfig
 from mezzotint.data.worlds import mixture
 from mezzotint.denoise import Bound, Denoiser, NetworkDenoiser, Wrapper
 from mezzotint.noise import Noise
-from mezzotint.process import Kind, add_noise, expand, from_x0, target
+from mezzotint.process import add_noise, expand, from_x0, target
 from mezzotint.sample.ancestral import DDIM, Ancestral
 from mezzotint.sample.base import Sampler
 from mezzotint.sample.dpm_solver import DPMSolver
@@ -26,11 +26,21 @@ from mezzotint.schedules import betas as betas_of
 from mezzotint.types import Cond, Plan, Posterior
 
 Settings = Mapping[str, Any]
+Predicts = Literal["eps", "x0", "v"]
 EULER = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler")
 """Those that count in sigma: they pass x / alpha on, take times between the levels, and read the table as linear in sigma there."""
 MULTISTEP = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
-BETAS = {("linear", 0.0001, 0.02): "linear", ("scaled_linear", 0.00085, 0.012): "scaled_linear"}
-KINDS: Mapping[str, Kind] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+BETAS: Mapping[Any, Literal["linear", "scaled_linear"]] = {
+    ("linear", 0.0001, 0.02): "linear",
+    ("scaled_linear", 0.00085, 0.012): "scaled_linear",
+}
+KINDS: Mapping[str, Predicts] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+VARIANCES: Mapping[str, Literal["fixed_small", "fixed_large", "learned_range"]] = {
+    "fixed_small": "fixed_small",
+    "fixed_small_log": "fixed_small",
+    "fixed_large": "fixed_large",
+    "learned_range": "learned_range",
+}
 
 
 def own_sigmas(given: Settings) -> bool:
@@ -115,7 +125,7 @@ class Formula(nn.Module):
     def __init__(self, case: Case, given: Settings, table: Schedule, *, whole: bool):
         super().__init__()
         self.world = mixture(case.inputs["m"], case.inputs["s"] ** 2, case.inputs["w"])
-        self.kind = KINDS[given.get("prediction_type", "epsilon")]
+        self.kind: Predicts = KINDS[given.get("prediction_type", "epsilon")]
         self.learned = given.get("variance_type") == "learned_range"
         self.table, self.count, self.whole = table, given["num_train_timesteps"], whole
         self.labels: list[Tensor] = []
@@ -158,7 +168,7 @@ def scheduler(case: Case) -> Outputs:
     plan = plan_of(name, given, sampler, schedule, case.config["num_inference_steps"])
     table = build_schedule(DiscreteConfig(custom=tuple(schedule.betas.tolist()), interpolate="log_sigma"))
     network = Formula(case, given, table, whole=name in MULTISTEP)  # these tell it whole numbers only
-    variance = given.get("variance_type", "fixed_small").removesuffix("_log")
+    variance = VARIANCES[given.get("variance_type", "fixed_small")]
     denoiser = NetworkDenoiser(network, schedule, DenoiserConfig(predicts=network.kind, variance=variance))
     seen = Seen(bounds(name, given, denoiser), relative=name in EULER)
     # The official code also draws, to no effect, on the step that ends at the clean image.
