@@ -105,6 +105,7 @@ def test_a_generator_s_own_sample_settings_make_a_plan(name) -> None:
         ("ddpm", None, (32, 32), ()),
         ("improved-ddpm", 52_546_438, (32, 32), ()),
         ("adm", 295_904_454, (64, 64), tuple(f"n{k}" for k in range(1000))),
+        ("adm-upsampler-64-256", 311_795_910, (256, 256), tuple(f"n{k}" for k in range(1000))),
         ("adm-classifier", 65_438_568, (64, 64), tuple(f"n{k}" for k in range(1000))),
         ("adm-imagenet-128", 421_529_606, (128, 128), tuple(f"n{k}" for k in range(1000))),
         ("adm-imagenet-256", 553_838_086, (256, 256), tuple(f"n{k}" for k in range(1000))),

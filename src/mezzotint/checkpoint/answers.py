@@ -12,7 +12,7 @@ from mezzotint.checkpoint.official.base import OfficialModel
 from mezzotint.configs import DiscreteConfig, FlowConfig, VEConfig, VPConfig, from_dict, to_dict
 from mezzotint.errors import ConfigError, unknown
 
-PARTS = ("net", "schedule", "denoiser", "label", "codec")
+PARTS = ("net", "schedule", "denoiser", "label", "low_res", "codec")
 """Parts of a model whose settings can be answered, in the order in which a bare name is looked for."""
 HINTS: Mapping[str, Mapping[str, str]] = {
     "preconditioning": {"edm": "edm-any.pkl", "vp": "baseline-any-vp.pkl", "ve": "baseline-any-ve.pkl"},

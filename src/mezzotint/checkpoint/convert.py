@@ -60,6 +60,7 @@ def spec_of(official: Official, *, sha256: str) -> Spec:
         objective=ClassifyConfig() if encoder else model.objective,
         denoiser=model.denoiser,
         label=model.label,
+        low_res=model.low_res,
         times=model.times,
         codec=model.codec,
         ema=EMAConfig(decays=()),
@@ -108,6 +109,7 @@ def official_of(spec: Spec) -> OfficialModel:
         respacing="" if recipe.sample.grid in SPACINGS else recipe.sample.grid,
         size=spec.data.size[0] // factor,
         label=recipe.label,
+        low_res=recipe.low_res,
         codec=recipe.codec,
         clip=recipe.sample.clip,
     )
@@ -178,7 +180,7 @@ def script_flags(model: OfficialModel) -> dict[str, Any]:
             "classifier_pool": net.pool,
         }
     else:
-        sizes = {"large_size": side, "small_size": side // 4} if net.low_res_channels else {"image_size": side}
+        sizes = {"large_size": side, "small_size": side // model.low_res.scale} if model.low_res is not None else {"image_size": side}
         flags = {
             **sizes,
             "num_channels": net.width,

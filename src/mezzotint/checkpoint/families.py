@@ -13,14 +13,14 @@ from torch import Tensor
 
 from mezzotint.checkpoint import answers
 from mezzotint.checkpoint.cards import Card, card_of_path
-from mezzotint.checkpoint.official import ddpm, diffusers, dit, edm, guided_diffusion, score_sde, u_vit
+from mezzotint.checkpoint.official import ddpm, diffusers, dit, edm, guided_diffusion, score_sde, sr3, u_vit
 from mezzotint.checkpoint.official.base import OfficialModel, Shapes
 from mezzotint.configs import EncoderConfig, NetworkConfig
 from mezzotint.errors import CheckpointError, ConfigError
 from mezzotint.registry import get
 from mezzotint.weights.foreign import AGAIN, read_foreign
 
-FAMILIES: Mapping[str, ModuleType] = {m.NAME: m for m in (guided_diffusion, dit, u_vit, edm, diffusers, ddpm, score_sde)}
+FAMILIES: Mapping[str, ModuleType] = {m.NAME: m for m in (guided_diffusion, dit, u_vit, edm, diffusers, ddpm, score_sde, sr3)}
 """Name -> adapter."""
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl")
 """Endings of the files that can be opened."""
@@ -201,6 +201,8 @@ def _published() -> Iterator[_Known]:
         yield _Known(f"DiT-XL-2-{size}x{size}", dit.NAME, dit.config_from_arguments({"input_size": size // 8}))
     for name, arguments in u_vit.PUBLISHED.items():
         yield _Known(name, u_vit.NAME, u_vit.config_from_arguments(arguments))
+    for name in sr3.PUBLISHED:
+        yield _Known(name, sr3.NAME, sr3.published(name).net)
     shared: dict[str, Any] = {"img_resolution": 32, "in_channels": 3, "out_channels": 3, "augment_dim": 9, "channel_mult": (2, 2, 2)}
     skips = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2, "resample_filter": (1, 3, 3, 1)}
     adm = {"img_resolution": 64, "in_channels": 3, "out_channels": 3, "label_dim": 1000}

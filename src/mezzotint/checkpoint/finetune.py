@@ -60,9 +60,14 @@ def begin(source: str | Path, recipe: Recipe, facts: DataFacts) -> Start:
     if old.task != recipe.task:
         other = "train-classifier" if old.task == "classify" else "train"
         raise ConfigError(f"{source} is a model of `mezzotint {other}`, and recipe '{recipe.name}' is not; give a model of the same kind")
-    if getattr(old.net, "low_res_channels", 0) or getattr(old.net, "text_tokens", 0):
-        raise ConfigError(f"{source} needs low-resolution images or text, which training on images alone does not have; give another model")
+    if getattr(old.net, "text_tokens", 0):
+        raise ConfigError(f"{source} needs text, which training on images alone does not have; give another model")
+    if (old.low_res is None) != (recipe.low_res is None):
+        without, with_ = (source, f"recipe '{recipe.name}'") if old.low_res is None else (f"recipe '{recipe.name}'", source)
+        raise ConfigError(f"{with_} begins from low-resolution images, and {without} does not; give a model and a recipe of the same kind")
     cleared: NetworkConfig = replace(old.net, in_channels=0, out_channels=0)
+    if hasattr(cleared, "low_res_channels"):
+        cleared = replace(cleared, low_res_channels=0)  # pyright: ignore[reportCallIssue]
     if not isinstance(cleared, EncoderConfig):
         cleared = replace(cleared, num_classes=None)
     if hasattr(cleared, "image_size"):

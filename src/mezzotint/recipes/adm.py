@@ -12,6 +12,7 @@ from mezzotint.configs import (
     EMAConfig,
     EncoderConfig,
     LabelConfig,
+    LowResConfig,
     OptimConfig,
     Recipe,
     SampleConfig,
@@ -69,6 +70,23 @@ def adm_cfg() -> Recipe:
     Source: Ho & Salimans 2022, section 4.
     """
     return replace(adm(), name="adm-cfg", label=LabelConfig(drop=0.1), cite=("adm", "cfg"))
+
+
+@register("recipe", "adm-upsampler-64-256")
+def adm_upsampler_64_256() -> Recipe:
+    """ADM-U: class-conditional, from 64x64 to 256x256, beside the low-resolution image brought to size bilinearly.
+
+    Source: Dhariwal & Nichol 2021, section 4.3 (upsampling) and table 11 (ADM-U, 64 to 256).
+    """
+    return replace(
+        adm(),
+        name="adm-upsampler-64-256",
+        net=UNetConfig(width=192, mults=(1, 1, 2, 2, 4, 4), blocks=2, attention=(8, 16, 32), heads=4, resample="block"),
+        schedule=DiscreteConfig(betas="linear", steps=1000),
+        low_res=LowResConfig(scale=4, down="area", up="bilinear"),
+        data=DataConfig(size=(256, 256), flip=True),
+        train=TrainConfig(images=128_000_000, batch=256, precision="bf16"),
+    )
 
 
 @register("recipe", "adm-classifier")

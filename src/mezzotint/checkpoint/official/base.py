@@ -12,6 +12,7 @@ from mezzotint.configs import (
     DenoiserConfig,
     DenoisingConfig,
     LabelConfig,
+    LowResConfig,
     NetworkConfig,
     ObjectiveConfig,
     PixelConfig,
@@ -37,6 +38,7 @@ class OfficialModel:
         respacing: The official respacing rule, such as "250" or "ddim25"; empty: every level.
         size: Side of what the network sees, in pixels: images, or the latents of a codec. 0: not known.
         label: Class conditioning; None: unconditional.
+        low_res: How its low-resolution condition is made; None: it has none.
         codec: The space that the network works in.
         clip: Whether the official sampler clips x0 to [-1, 1]; latents are not clipped.
         assumed: Facts that neither the shapes nor the file name tell, by the name of the setting, such as "heads": a usual value stands
@@ -52,6 +54,7 @@ class OfficialModel:
     respacing: str = ""
     size: int = 0
     label: LabelConfig | None = None
+    low_res: LowResConfig | None = None
     codec: CodecConfig = field(default_factory=PixelConfig)
     clip: bool = True
     assumed: tuple[str, ...] = ()

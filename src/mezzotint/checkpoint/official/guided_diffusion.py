@@ -25,6 +25,7 @@ from mezzotint.configs import (
     DenoisingConfig,
     DiscreteConfig,
     EncoderConfig,
+    LowResConfig,
     NetworkConfig,
     UNetConfig,
     VLBConfig,
@@ -100,6 +101,8 @@ _MODEL: Mapping[str, Any] = {
     "use_fp16": False,
 }
 _PLAIN: Mapping[str, Any] = {"image_size": 64, "channel_mult": "", "use_new_attention_order": False}
+LOW_RES = LowResConfig(scale=4, down="area", up="bilinear")
+"""How upsamplers see low-resolution images; the factor is that of the published ones."""
 _SUPERRES: Mapping[str, Any] = {"large_size": 256, "small_size": 64}
 _CLASSIFIER: Mapping[str, Any] = {
     "image_size": 64,
@@ -317,7 +320,8 @@ def model_from_script_flags(flags: Mapping[str, Any], *, family: Family = "guide
     else:
         arguments["channel_mult"] = _mults(size, _MULTS, full["channel_mult"])
         net = unet_from_arguments({**arguments, "use_new_attention_order": full["use_new_attention_order"]})
-    return OfficialModel(net=net, size=size, **process_from_flags(full))
+    low_res = replace(LOW_RES, scale=size // full["small_size"]) if superres else None
+    return OfficialModel(net=net, size=size, low_res=low_res, **process_from_flags(full))
 
 
 def classifier_from_script_flags(flags: Mapping[str, Any]) -> OfficialModel:
@@ -371,6 +375,7 @@ def recognise(shapes: Shapes, filename: str = "") -> OfficialModel | None:
     if alike:
         name = max((name for name in alike if name in filename), key=len, default=next(iter(alike)))
         return replace(alike[name], label=label, published=name)
+    low_res = LOW_RES if isinstance(net, UNetConfig) and net.low_res_channels else None
     learned = isinstance(net, UNetConfig) and net.out_channels == 2 * net.in_channels
     size = net.image_size[0] if isinstance(net, EncoderConfig) else _SIZE_OF.get(net.mults, 0)
     assumed += ("heads", "attention_order", "schedule", "time_input")
@@ -381,7 +386,8 @@ def recognise(shapes: Shapes, filename: str = "") -> OfficialModel | None:
         objective=ClassifyConfig() if isinstance(net, EncoderConfig) else DenoisingConfig(),
         size=size,
         label=label,
-        assumed=assumed + (() if size else ("size",)) + unsure,
+        low_res=low_res,
+        assumed=assumed + (() if size else ("size",)) + (("low_res.scale",) if low_res else ()) + unsure,
     )
 
 
