@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,32 @@ def test_density_says_what_it_depends_on(mezzotint, digits_run) -> None:
     said = mezzotint("likelihood", digits_run, "--data", "digits", "--num", 3, "--method", "ode", "--steps", 5, "--seed", 4)
     text = " ".join(said.out)
     assert said.code == 0 and all(part in text for part in ("20 network calls", "hutchinson", "seed 4", "dequantised uniformly", "[-1, 1]"))
+
+
+def test_a_solver_that_chooses_its_steps_says_how_many_calls_it_made(mezzotint, digits_run) -> None:
+    pytest.importorskip("torchdiffeq")
+    words = [
+        "likelihood",
+        digits_run,
+        "--data",
+        "digits",
+        "--num",
+        2,
+        "--method",
+        "ode",
+        "--solver",
+        "bosh3",
+        "--rtol",
+        0.05,
+        "--atol",
+        0.05,
+    ]
+    said = mezzotint(*words, "--json", "all.json")
+    held = json.loads(Path("all.json").read_text())
+    assert said.code == 0 and held["calls"] > 3 and held["norm"] == "image" and "grid" not in held
+    assert f"bosh3 (rtol 0.05, atol 0.05, norm image), {held['calls']:g} network calls an image" in said.out[1]
+    with pytest.warns(UserWarning, match="steps and grid have no effect"):
+        assert mezzotint(*words, "--steps", 5).out == said.out[:3]
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,39 @@ def test_a_constant_belief_and_wrong_names() -> None:
         ode_density(certain, x, noise=noise, trace="hutch")
     with pytest.raises(ConfigError, match="no two times"):
         ode_density(FunctionDenoiser(build_schedule(SCHEDULES["linear"]), certain.function), x, noise=noise, spacing="1")
+
+
+@pytest.mark.parametrize("norm", ["image", "batch"])
+def test_solvers_that_choose_their_own_steps(norm) -> None:
+    """To the tolerance they agree with many fixed steps, and tighter ones make more calls."""
+    pytest.importorskip("torchdiffeq")
+    schedule, noise = build_schedule(SCHEDULES["vp"]), Noise(1, [4, 5, 6])
+    denoiser, x = denoiser_of(MIXTURE, schedule), MIXTURE.sample(3, noise)[0]
+    fine = ode_density(denoiser, x, noise=noise, trace="exact", steps=100).log_density
+    found = [ode_density(denoiser, x, noise=noise, trace="exact", solver="dopri5", rtol=r, atol=r, norm=norm) for r in (1e-3, 1e-6)]
+    errors = [(density.log_density - fine).abs().max().item() for density in found]
+    assert errors[1] < 1e-4 < errors[0] < 0.1 and found[0].calls < found[1].calls
+    if norm == "image":
+        alone = ode_density(denoiser, x[1:2], noise=noise.rows([1]), trace="exact", solver="dopri5", rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(alone.log_density, found[0].log_density[1:2], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(alone.latent, found[0].latent[1:2], rtol=1e-12, atol=1e-12)
+
+
+def test_conditions_and_signs_go_with_their_images() -> None:
+    """Integrated one by one, each image keeps its own class and its own random signs."""
+    pytest.importorskip("torchdiffeq")
+    noise, cond = Noise(1, [4, 5, 6]), {"label": torch.tensor([0, 1, 2])}
+    denoiser, x = denoiser_of(MIXTURE, build_schedule(SCHEDULES["vp"])), MIXTURE.sample(3, noise)[0]
+    fixed = ode_density(denoiser, x, noise=noise, cond=cond, steps=60).log_density
+    chosen = ode_density(denoiser, x, noise=noise, cond=cond, solver="dopri5", rtol=1e-6, atol=1e-6).log_density
+    torch.testing.assert_close(chosen, fixed, rtol=0, atol=1e-3)
+    free = ode_density(denoiser, x, noise=noise, steps=60).log_density
+    assert (free - fixed).abs().min() > 1e-2
+
+
+def test_tolerances_and_norms_are_checked() -> None:
+    denoiser, x, noise = denoiser_of(MIXTURE, build_schedule(SCHEDULES["vp"])), torch.zeros(1, 2, dtype=F64), Noise(0, [0])
+    with pytest.raises(ConfigError, match="both must be positive"):
+        ode_density(denoiser, x, noise=noise, solver="dopri5", rtol=0)
+    with pytest.raises(ConfigError, match="unknown norm 'rows'"):
+        ode_density(denoiser, x, noise=noise, norm="rows")

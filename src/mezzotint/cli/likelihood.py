@@ -42,8 +42,14 @@ class Arguments:
     """Spacing of the steps; without it uniform (vlb) or logsnr (ode)."""
     trace: Literal["exact", "hutchinson"] = "hutchinson"
     """Divergence of the ODE: one backward pass a dimension, or one for a vector of random signs."""
-    solver: Literal["rk4", "heun"] = "rk4"
-    """Integrator of the ODE: 4 calls a step, or 2."""
+    solver: Literal["rk4", "heun", "dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"] = "rk4"
+    """Integrator of the ODE: rk4 makes 4 calls a step, heun 2; the others (pip install mezzotint[solvers]) choose their own steps."""
+    rtol: float = 1e-5
+    """Relative tolerance of a solver that chooses its own steps."""
+    atol: float = 1e-5
+    """Absolute tolerance of a solver that chooses its own steps."""
+    norm: Literal["image", "batch"] = "image"
+    """Error norm of a solver that chooses its own steps: of each image, or of the whole batch, which is quicker."""
     variance: str | None = None
     """Reverse variance of the chain (vlb), as in fixed_large, or optimal after `mezzotint covariance`; without it that of the training."""
     official: bool = False
@@ -115,6 +121,9 @@ def run(command: str, words: list[str]) -> int:
             grid=given.grid,
             trace=given.trace,
             solver=given.solver,
+            rtol=given.rtol,
+            atol=given.atol,
+            norm=given.norm,
             variance=given.variance,
             official=given.official,
             seed=given.seed,
@@ -142,9 +151,11 @@ def report(found: Likelihood) -> list[str]:
         f"{found.bits_per_dim:.4f} bits/dim ± {found.error:.4f} (standard error; {found.std:.4f} between images), {len(found.ids)} images"
     )
     if found.method == "ode":
+        solver = how["solver"] + (f" (rtol {how['rtol']:g}, atol {how['atol']:g}, norm {how['norm']})" if "rtol" in how else "")
+        calls = f"{how['calls']:g} network calls an image"
         return [
             head,
-            f"density of the probability-flow ODE: {how['solver']}, {how['calls']} network calls, trace {how['trace']}, seed {how['seed']}",
+            f"density of the probability-flow ODE: {solver}, {calls}, trace {how['trace']}, seed {how['seed']}",
             f"pixels of {how['bits']} bits in [-1, 1], dequantised uniformly; an upper bound of the bits of the pixels themselves",
         ]
     return [

@@ -18,14 +18,19 @@ from mezzotint.denoise import Denoiser
 from mezzotint.errors import CapabilityError, ConfigError, unknown
 from mezzotint.noise import Noise
 from mezzotint.process import expand, from_x0
-from mezzotint.sample.grid import make_grid
+from mezzotint.sample.grid import SPACINGS, make_grid
+from mezzotint.sample.ode import METHODS, load_odeint
 from mezzotint.schedules import Schedule
 from mezzotint.types import Cond
 
+Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""u and log r -> du / d log r and the rate at which log p falls."""
 Trace = Literal["exact", "hutchinson"]
-Solver = Literal["rk4", "heun"]
+Norm = Literal["image", "batch"]
 STAGES: dict[str, tuple[float, ...]] = {"rk4": (1 / 6, 1 / 3, 1 / 3, 1 / 6), "heun": (1 / 2, 1 / 2)}
-"""Weights of the slopes of a step."""
+"""Fixed-step solvers: the weights of the slopes of a step."""
+SOLVERS = (*STAGES, *METHODS)
+"""All solvers; those of ``mezzotint.sample.ode.METHODS`` choose their own steps."""
 STEPS = 50
 
 
@@ -35,12 +40,12 @@ class Density(NamedTuple):
     Attributes:
         log_density: log p(x), ``[b]`` float64, in nats, for x in [-1, 1].
         latent: Where the ODE ends, shaped like x.
-        calls: Network evaluations.
+        calls: Network evaluations an image, on average.
     """
 
     log_density: Tensor
     latent: Tensor
-    calls: int
+    calls: float
 
 
 def dequantize(x0: Tensor, *, bits: int, noise: Noise) -> Tensor:
@@ -87,6 +92,9 @@ def ode_density(
     spacing: str = "logsnr",
     solver: str = "rk4",
     trace: str = "hutchinson",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    norm: str = "image",
 ) -> Density:
     """log p(x) under the probability-flow ODE, from the schedule's ``t_min`` to its ``t_max`` and the Gaussian there.
 
@@ -97,56 +105,77 @@ def ode_density(
         cond: Conditions.
         steps: Steps of fixed places; None: what the spacing gives, or 50.
         spacing: As for ``make_grid``.
-        solver: "rk4", 4 calls a step, or "heun", 2 calls a step.
+        solver: "rk4", 4 calls a step, "heun", 2 calls a step, or a method of torchdiffeq that chooses its own steps, such as "dopri5";
+            steps and spacing then have no effect.
         trace: "exact" takes one backward pass a dimension, "hutchinson" one, for a vector of random signs that is kept for the whole path.
+        rtol: Relative tolerance of a solver that chooses its own steps, on x / alpha and on the change of the log-density.
+        atol: Absolute tolerance.
+        norm: "image" integrates each image by itself, so that its density does not depend on its batch; "batch" all at once, with one
+            error norm, as published codes do: quicker, and the same within the tolerances.
 
     Returns:
         The density and the latents.
 
     Raises:
-        ConfigError: Another solver or trace.
-        CapabilityError: The schedule has not one noise level for a whole image.
+        ConfigError: Another solver, trace or norm, or tolerances that are not positive.
+        CapabilityError: The schedule has not one noise level for a whole image, or torchdiffeq is missing.
 
-    Source: Song et al. 2021, equations 39-40; Grathwohl et al. 2019, equation 7 (the trace from random signs).
+    Source: Song et al. 2021, equations 39-40 and appendix D.2; Grathwohl et al. 2019, equation 7 (the trace from random signs).
     """
-    if solver not in STAGES:
-        raise unknown("solver", solver, get_args(Solver))
+    if solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
     if trace not in get_args(Trace):
         raise unknown("trace", trace, get_args(Trace))
+    if norm not in get_args(Norm):
+        raise unknown("norm", norm, get_args(Norm))
+    if not min(rtol, atol) > 0:
+        raise ConfigError(f"rtol={rtol:g}, atol={atol:g}; both must be positive")
     schedule, size, dims = denoiser.schedule, len(x), x[0].numel()
     if not schedule.uniform:
         raise CapabilityError("the ODE's likelihood needs one noise level for the whole image; use the method vlb")
-    times = _times(schedule, spacing, steps)
+    adaptive = solver not in STAGES
+    times = _times(schedule, "logsnr", 1) if adaptive else _times(schedule, spacing, steps)
     probe = None
     if trace == "hutchinson":
         signs = noise.uniform(tuple(x.shape), name="hutchinson", dtype=torch.float64) < 0.5
         probe = torch.where(signs, -1.0, 1.0).to(x)
     calls = 0
 
-    def slope(u: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal calls
-        calls += 1
-        t = schedule.time_of(-log_ratio).expand(size)
-        alpha, sigma = schedule(t)
-        with torch.enable_grad():
-            x_t = (expand(alpha, u) * u).detach().requires_grad_(True)
-            eps = from_x0("eps", denoiser(x_t, t, cond).mean, x_t, alpha, sigma)
-            divergence = _trace(eps, x_t, probe)
-        return expand(sigma / alpha, u) * eps.detach(), sigma.to(divergence) * divergence
+    def field(rows: slice) -> Slope:
+        given = {name: value[rows] for name, value in (cond or {}).items()}
+        signs = None if probe is None else probe[rows]
+
+        def slope(u: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal calls
+            calls += len(u)
+            t = schedule.time_of(-log_ratio).expand(len(u))
+            alpha, sigma = schedule(t)
+            with torch.enable_grad():
+                x_t = (expand(alpha, u) * u).detach().requires_grad_(True)
+                eps = from_x0("eps", denoiser(x_t, t, given).mean, x_t, alpha, sigma)
+                divergence = _trace(eps, x_t, signs)
+            return expand(sigma / alpha, u) * eps.detach(), sigma.to(divergence) * divergence
+
+        return slope
 
     nodes = -schedule.half_log_snr(times)
     alpha, _ = schedule(times[:1])
     u = expand(1 / alpha.expand(size), x) * x
-    change = torch.zeros(size, dtype=torch.float64, device=x.device)
-    for start, end in pairwise(nodes):
-        step_u, step_change = _step(slope, u, start, end, STAGES[solver])
-        u, change = u + step_u, change + step_change
+    if adaptive:
+        blocks = [slice(k, k + 1) for k in range(size)] if norm == "image" else [slice(None)]
+        done = [_integrate(field(rows), u[rows], nodes[0], nodes[-1], solver, rtol, atol) for rows in blocks]
+        u, change = (torch.cat(parts) for parts in zip(*done, strict=True))
+    else:
+        change = torch.zeros(size, dtype=torch.float64, device=x.device)
+        for start, end in pairwise(nodes):
+            step_u, step_change = _step(field(slice(None)), u, start, end, STAGES[solver])
+            u, change = u + step_u, change + step_change
     alpha_end, _ = schedule(times[-1:])
     latent = expand(alpha_end.expand(size), u) * u
     scale = _prior_scale(schedule, times[-1:])
     z = latent.double().flatten(1) / scale
     prior = -0.5 * (z.square().sum(1) + dims * math.log(2 * math.pi)) - dims * math.log(scale)
-    return Density(prior + change + dims * float(alpha_end.log() - alpha.log()), latent, calls)
+    return Density(prior + change + dims * float(alpha_end.log() - alpha.log()), latent, calls / size)
 
 
 def _times(schedule: Schedule, spacing: str, steps: int | None) -> Tensor:
@@ -157,7 +186,7 @@ def _times(schedule: Schedule, spacing: str, steps: int | None) -> Tensor:
             start = float(schedule.levels[schedule(schedule.levels)[0] > 0].max())
         else:
             start = float(schedule.time_of(-schedule.half_log_snr(torch.tensor(schedule.t_min, dtype=torch.float64))))
-    named = spacing.partition(":")[0] in ("uniform", "quadratic", "logsnr", "karras")
+    named = spacing.partition(":")[0] in SPACINGS
     grid = make_grid(schedule, spacing, STEPS if steps is None and named else steps, t_start=start, t_end="last" if named else 0.0)
     grid = grid[:, 0]
     grid = grid[grid > 0].flip(0)
@@ -172,9 +201,22 @@ def _prior_scale(schedule: Schedule, t: Tensor) -> float:
     return float(schedule(t)[1])
 
 
-def _step(
-    slope: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], u: Tensor, start: Tensor, end: Tensor, weights: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
+def _integrate(slope: Slope, u: Tensor, start: Tensor, end: Tensor, method: str, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
+    """u at the end of the path, and the change of the density along it, in steps that torchdiffeq chooses."""
+    odeint = load_odeint(f"solver '{method}'", "rk4")
+
+    def rate(share: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        place = start + share.cpu().clamp(0, 1) * (end - start)  # the choice of a first step looks ahead
+        moved, changed = slope(state[0].to(u.dtype), place)
+        return float(end - start) * moved.double(), float(end - start) * changed.double()
+
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=u.device)
+    before = (u.double(), torch.zeros(len(u), dtype=torch.float64, device=u.device))
+    after, change = odeint(rate, before, ends, rtol=rtol, atol=atol, method=method, options={"step_t": ends[1:]})
+    return after[-1].to(u.dtype), change[-1]
+
+
+def _step(slope: Slope, u: Tensor, start: Tensor, end: Tensor, weights: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """The change of u and of the density in one step."""
     width = end - start
     h = width.to(u)

@@ -348,7 +348,7 @@ class AdaptiveODE(Sampler):
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         self.method, self.rtol, self.atol, self.coordinate, self.norm = method, rtol, atol, coordinate, norm
-        self._odeint = _odeint()
+        self._odeint = load_odeint("sampler 'ode'", "heun")
 
     def plan(
         self,
@@ -400,9 +400,18 @@ class AdaptiveODE(Sampler):
         return expand(line.scale(s), z) * z
 
 
-def _odeint() -> Any:
+def load_odeint(user: str, instead: str) -> Any:
+    """torchdiffeq's ``odeint``.
+
+    Args:
+        user: What needs it, for the message.
+        instead: What does not.
+
+    Raises:
+        CapabilityError: It is not installed.
+    """
     try:
         import torchdiffeq
     except ImportError:
-        raise CapabilityError("sampler 'ode' needs torchdiffeq; install it with pip install 'mezzotint[solvers]', or use heun") from None
+        raise CapabilityError(f"{user} needs torchdiffeq; install it with pip install 'mezzotint[solvers]', or use {instead}") from None
     return torchdiffeq.odeint

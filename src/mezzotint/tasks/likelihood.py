@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -17,7 +18,7 @@ from mezzotint.data import Source
 from mezzotint.denoise import Bound, Denoiser
 from mezzotint.errors import CapabilityError, ConfigError, DataError, unknown
 from mezzotint.metrics.likelihood import vlb
-from mezzotint.metrics.ode_likelihood import density_bits, dequantize, ode_density
+from mezzotint.metrics.ode_likelihood import STAGES, density_bits, dequantize, ode_density
 from mezzotint.noise import Noise
 from mezzotint.pipelines.generate import Model
 from mezzotint.sample.grid import make_grid
@@ -96,6 +97,9 @@ def likelihood(
     grid: str | None = None,
     trace: str = "hutchinson",
     solver: str = "rk4",
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    norm: str = "image",
     variance: str | None = None,
     official: bool = False,
     seed: int = 0,
@@ -113,6 +117,9 @@ def likelihood(
         grid: Spacing of the times; None: "uniform" for "vlb", "logsnr" for "ode".
         trace: As for ``ode_density``; "ode" only.
         solver: As for ``ode_density``; "ode" only.
+        rtol: As for ``ode_density``, for solvers that choose their own steps.
+        atol: Likewise.
+        norm: Likewise.
         variance: Reverse variance of the chain, as in ``covariance.reverse_kernel``; None: that of the training. "vlb" only.
         official: Use the approximate integral of the official code in the decoder; "vlb" only.
         seed: Seed of noise, dequantisation and probes.
@@ -138,18 +145,20 @@ def likelihood(
     bits: list[Tensor] = []
     settings: dict[str, Any] = {"seed": seed, "data_range": [-1, 1], "bits": model.facts.bits, "data": source.fingerprint}
     if method == "ode":
-        spacing = grid or "logsnr"
-        calls = 0
+        spacing, adaptive = grid or "logsnr", solver not in STAGES
+        if adaptive and not (steps is None and grid is None):
+            warnings.warn(f"solver {solver} chooses its own times; steps and grid have no effect", stacklevel=2)
+        calls = 0.0
         for x0, cond, noise in batches(model, source, ids, seed, batch_size):
             x = dequantize(x0, bits=model.facts.bits, noise=noise)
-            found = ode_density(
-                model.stage.denoiser.eval(), x, noise=noise, cond=cond, steps=steps, spacing=spacing, solver=solver, trace=trace
-            )
+            how = {"solver": solver, "trace": trace, "rtol": rtol, "atol": atol, "norm": norm}
+            found = ode_density(model.stage.denoiser.eval(), x, noise=noise, cond=cond, steps=steps, spacing=spacing, **how)
             bits.append(density_bits(found.log_density, x0[0].numel(), bits=model.facts.bits).cpu())
-            calls = found.calls
+            calls += found.calls * len(x0) / len(ids)
             if on_batch is not None:
                 on_batch(len(x0))
-        settings |= {"dequantization": "uniform", "trace": trace, "solver": solver, "grid": spacing, "calls": calls}
+        settings |= {"dequantization": "uniform", "trace": trace, "solver": solver, "calls": round(calls, 6)}
+        settings |= {"rtol": rtol, "atol": atol, "norm": norm} if adaptive else {"grid": spacing}
         return _summary(method, bits, ids, settings)
     denoiser, plan = coder(model, steps, grid, variance)
     sums = torch.zeros(3, plan.steps, dtype=torch.float64)
