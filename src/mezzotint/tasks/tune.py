@@ -201,7 +201,7 @@ def classifier_features(model: ClassifierModel) -> ClassifierFeatures:
     """The features of a classifier, told that there is no noise."""
     schedule = model.classifier.schedule
     label = time_input(schedule, torch.zeros(1, dtype=torch.float64), model.classifier.time_input)
-    return ClassifierFeatures(model.classifier.network, float(label))
+    return ClassifierFeatures(model.classifier.network, float(label), hash=model.hash)
 
 
 def _features(compared: Extractor, images: Tensor) -> Tensor:
