@@ -176,6 +176,18 @@ class LowRes(Conditioner):
         return cond if self.schedule is None else {**cond, "low_res_level": times}
 
 
+class Augmentation(Conditioner):
+    """How an image was changed before it was trained on, where the batch says so; at all other times nothing, which means unchanged.
+
+    Source: Karras et al. 2022 (EDM), appendix F.2.
+    """
+
+    makes = frozenset({"augment"})
+
+    def forward(self, batch: Batch, *, t: Tensor, noise: Noise, training: bool) -> Cond:
+        return {"augment": batch.extras["augment"]} if "augment" in batch.extras else {}
+
+
 class Together(Conditioner):
     """The conditions of several conditioners.
 

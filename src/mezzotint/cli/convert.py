@@ -67,7 +67,11 @@ def run(command: str, words: list[str]) -> int:
         print(f"  {name}: {text}")
     if given.to == "mezzotint":
         print(summary(model.spec.recipe))
-        save_model(given.out, replace(model.spec, weights={}), [WeightSet(state, ema=held["ema"], images=held["images"])])
+        save_model(
+            given.out,
+            replace(model.spec, weights={}),
+            [WeightSet(state, ema=held["ema"], images=held["images"], profile=held.get("profile", "constant"))],
+        )
         print(f"model: {given.out}")
         return 0
     for line in write_official(given.out, state, model.spec, _TARGETS[given.to]):

@@ -144,10 +144,20 @@ def _model(path: Path) -> list[str]:
     for name, info in spec.weights.items():
         file = path / name
         size = f"{_count(file):,} parameters" if file.is_file() else "MISSING"
-        average = "weights as trained" if info.get("ema") is None else f"moving average of decay {info['ema']:.10g}"
+        average = average_words(info)
         lines.append(f"{name}: {size}, {average}, after {info.get('images', 0):,} images, sha256 {info['sha256'][:16]}")
     lines += [f"{name}: {value}" for name, value in spec.provenance.items()]
     return [*lines, *summary(recipe).splitlines()]
+
+
+def average_words(info: dict[str, Any]) -> str:
+    """What a weight file holds, by its entry in the spec."""
+    if info.get("ema") is None:
+        return "weights as trained"
+    kind = "relative standard deviation" if info.get("profile") == "power" else "decay"
+    warm = " (warmed up)" if info.get("profile") == "warmup" else ""
+    over = f" over {info['updates']:,} updates" if info.get("updates") else ""
+    return f"moving average of {kind} {info['ema']:.10g}{warm}{over}"
 
 
 def _run(path: Path) -> list[str]:

@@ -20,6 +20,8 @@ TASKS = {"train": "generate", "train-classifier": "classify"}
 FROM_INIT = ("net", "schedule", "denoiser", "codec")
 """Pieces that come from the model of --init; of the network what no weight depends on can still be set."""
 PREVIEW_STEPS = 50
+FEW = 20_000
+"""Images below which a model can learn its data by heart."""
 UNREADABLE = "unreadable.jsonl"
 """File of a run that lists the images that cannot be read."""
 _FIXED = ("name", "task", "cite", "score")
@@ -208,13 +210,26 @@ def _train(recipe: Recipe, run: Options) -> None:
     import mezzotint
     from mezzotint.checkpoint import fresh
     from mezzotint.checkpoint.finetune import begin, take_over
-    from mezzotint.pipelines.build import build_objective, resolve
+    from mezzotint.data.augment import Augmented
+    from mezzotint.pipelines.build import build_objective, check_augment, resolve
     from mezzotint.pipelines.generate import ClassifierModel
     from mezzotint.train.trainer import Trainer
+    from mezzotint.train.watching import hold_out
+
+    held = None
+    if recipe.train.held_out:
+        source, held = hold_out(source, recipe.train.held_out)
+        source.record(run.out / UNREADABLE)
+        check_enough(source, recipe.train.batch)
+        _say(f"held out: {len(held)} images; {len(source)} are trained on")
 
     start = None if run.init is None else begin(run.init, recipe, facts)
     recipe = resolve(recipe, facts) if start is None else start.recipe
+    if recipe.data.augment:
+        check_augment(recipe)
     _say(summary(recipe))
+    if (words := advice(recipe, len(source))) is not None:
+        _say(f"note: {words}")
     provenance = {"made_by": f"mezzotint {mezzotint.__version__}", "data": recipe.data.path, "fingerprint": source.fingerprint}
     if start is not None:
         provenance |= {"init": start.source, "init_sha256": start.model.hash}
@@ -225,16 +240,18 @@ def _train(recipe: Recipe, run: Options) -> None:
         for line in take_over(start, model):
             _say(line)
         start = None  # its weights need no memory any more
+    objective = build_objective(recipe, model.classifier if isinstance(model, ClassifierModel) else model.stage)
     trainer = Trainer(
-        build_objective(recipe, model.classifier if isinstance(model, ClassifierModel) else model.stage),
-        source,
+        objective,
+        Augmented(source, recipe.data.augment) if recipe.data.augment else source,
         out=run.out,
         train=recipe.train,
         optim=recipe.optim,
         ema=recipe.ema,
         spec=spec,
         resume=run.resume,
-        on_sample=None if isinstance(model, ClassifierModel) else _previews(model, recipe),
+        on_sample=None if isinstance(model, ClassifierModel) else _previews(model, recipe, source),
+        watchers=_watchers(recipe, objective, model, source, held),
     )
     try:
         trainer.run()
@@ -245,16 +262,60 @@ def _train(recipe: Recipe, run: Options) -> None:
             _say(f"note: {others}; {run.out / UNREADABLE} lists them")
 
 
-def _previews(model: Any, recipe: Recipe) -> Any:
-    """Draws the sample grids of a run; with at most 50 steps, since they are looked at and not measured."""
+def advice(recipe: Recipe, images: int) -> str | None:
+    """What is to be said of a small data set, or None."""
+    if recipe.task == "classify" or images >= FEW:
+        return None
+    wanted = [] if recipe.train.held_out else ["--train.held-out 0.02 shows whether it does"]
+    if not recipe.data.augment and hasattr(recipe.net, "augment"):
+        wanted.append("--data.augment 0.12 makes it less likely")
+    return f"{images} images are few, and a model may learn them by heart; {', and '.join(wanted)}" if wanted else None
+
+
+def _watchers(recipe: Recipe, objective: Any, model: Any, source: Any, held: Any) -> list[Any]:
+    """What is looked at during the run, beside sample grids."""
+    from mezzotint.checkpoint.loading import default_device
+    from mezzotint.pipelines.generate import Model
+    from mezzotint.tasks.evaluate import build_features
+    from mezzotint.train.watching import HeldOut, QuickDistance
+
+    train, found = recipe.train, []
+    batch = train.micro_batch or train.batch
+    if held is not None:
+        every = train.save_every or -(-train.images // 10)
+        found.append(HeldOut(objective, held, source, every=every, batch=batch, seed=train.seed))
+    if train.fd_every:
+        if not isinstance(model, Model):
+            raise ConfigError("a classifier makes no samples to compare; leave out --train.fd-every")
+        features = build_features(train.fd_features, default_device())
+        wish = {"every": train.fd_every, "num": train.fd_num, "steps": train.fd_steps, "batch": batch, "seed": train.seed}
+        found.append(QuickDistance(model, source, features, **wish))
+    return found
+
+
+def _previews(model: Any, recipe: Recipe, source: Any) -> Any:
+    """Draws the sample grids of a run, and compares their colours with those of the data.
+
+    They have at most 50 steps, since they are looked at and not measured.
+    """
     from mezzotint.cli.pictures import grid, write_png
+    from mezzotint.train.watching import ADVICE, Colours
 
     own = recipe.sample.steps
     steps = PREVIEW_STEPS if own is None else min(own, PREVIEW_STEPS)
+    colours, told = Colours(source), False
 
-    def draw(_: Any, images: int, file: Path) -> None:
+    def draw(_: Any, images: int, file: Path) -> dict[str, Any]:
+        nonlocal told
         made = model.sample(num=recipe.train.sample_num, steps=steps, grid="uniform", seed=recipe.train.seed)
         write_png(file, grid(list(model.pixels(made))), {})
+        found = colours.compare(made)
+        # Colours come late, so that nothing is said in the first half of a run.
+        if found["drifts"] and not told and images >= recipe.train.images / 2:
+            told = True
+            drift = ", ".join(f"{value:+.1f}" for value in found["colour_drift"])
+            _say(f"after {images} images the channel means of the grid differ from the data's by {drift} (of 255): {ADVICE}")
+        return found
 
     return draw
 

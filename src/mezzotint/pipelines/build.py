@@ -8,7 +8,7 @@ from torch import nn
 
 from mezzotint.classifier import NoisyClassifier
 from mezzotint.codecs import Codec, Pixel
-from mezzotint.conditioning import Conditioner, Together, Unconditional
+from mezzotint.conditioning import Augmentation, Conditioner, Together, Unconditional
 from mezzotint.configs import (
     ClassifyConfig,
     DataFacts,
@@ -19,10 +19,12 @@ from mezzotint.configs import (
     PixelConfig,
     Recipe,
     RegressionConfig,
+    SongUNetConfig,
     SR3Config,
     UNetConfig,
     UViTConfig,
 )
+from mezzotint.data.augment import NUMBERS as AUGMENT_NUMBERS
 from mezzotint.denoise import NetworkDenoiser
 from mezzotint.errors import ConfigError
 from mezzotint.objectives.base import Objective
@@ -35,6 +37,8 @@ from mezzotint.times import build_law
 
 LOW_RES_NETWORKS = (UNetConfig, SR3Config)
 """Networks that take a low-resolution image."""
+AUGMENT_NETWORKS = (UNetConfig, SongUNetConfig)
+"""Networks that can be told how an image was changed."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def resolve(recipe: Recipe, facts: DataFacts) -> Recipe:
     if (recipe.prior == OneShotConfig()) != isinstance(recipe.objective, RegressionConfig):
         raise ConfigError("prior one_shot and objective regression belong together; give both --prior one_shot and --objective regression")
     net = replace(net, in_channels=channels, out_channels=wanted, num_classes=rows)
+    if recipe.data.augment and isinstance(net, AUGMENT_NETWORKS) and net.augment == 0:
+        net = replace(net, augment=AUGMENT_NUMBERS)
     return replace(recipe, net=_with_low_res(net, recipe, facts), label=label)
 
 
@@ -124,6 +130,23 @@ def _with_low_res(net: NetworkConfig, recipe: Recipe, facts: DataFacts) -> Netwo
         height, width = facts.size
         raise ConfigError(f"images of {height}x{width} have no exact 1/{low.scale}; use --data.size with multiples of {low.scale}")
     return replace(net, low_res_channels=facts.channels, low_res_level=low.augment != "none")
+
+
+def check_augment(recipe: Recipe) -> None:
+    """Checks that a resolved recipe's network can be told of augmentation.
+
+    Raises:
+        ConfigError: It cannot, or the probability is none.
+    """
+    if not 0 < recipe.data.augment <= 1:
+        raise ConfigError(f"data.augment {recipe.data.augment:g} is no probability; give one up to 1, such as 0.12")
+    if recipe.task == "classify":
+        raise ConfigError("a classifier is not told of augmentation; leave out --data.augment")
+    if not isinstance(recipe.net, AUGMENT_NETWORKS) or recipe.net.augment != AUGMENT_NUMBERS:
+        raise ConfigError(
+            f"network '{recipe.net.kind[1]}' is not told of augmentation and would show it in samples; leave out --data.augment, or use "
+            "--net unet or song_unet, trained with it from the start"
+        )
 
 
 def build_network(recipe: Recipe) -> nn.Module:
@@ -185,5 +208,9 @@ def build_objective(recipe: Recipe, piece: Stage | NoisyClassifier) -> Objective
     if isinstance(config, ClassifyConfig):
         raise ConfigError(f"recipe '{recipe.name}' trains a generator with the objective 'classify'; use denoising or vlb")
     law = build_law(times.law, piece.schedule, mean=times.mean, std=times.std, official=times.official)
-    objective = get(*config.kind)(piece.denoiser, piece.conditioner, law, config)
+    conditioner = piece.conditioner
+    if recipe.data.augment:
+        check_augment(recipe)
+        conditioner = Together([conditioner, Augmentation()])
+    objective = get(*config.kind)(piece.denoiser, conditioner, law, config)
     return objective if isinstance(piece.codec, Pixel) else Encoded(objective, piece.codec)

@@ -170,7 +170,9 @@ class HeldOut(Watcher):
         mine = [ids[i] for i in view.ranks.share(len(ids))]
         total = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(mine), self.batch):
-            part = mine[start : start + self.batch]
+            part = _whole(source, mine[start : start + self.batch])
+            if not part:
+                continue
             noise = Noise(self.seed, part, stage=f"held out/{phase}")
             batch = rows(source.batch(part), slice(None), device)
             loss = self.objective(batch, phase=phase, step=0, noise=noise).per_sample.double().cpu()
@@ -221,7 +223,7 @@ class QuickDistance(Watcher):
             ids = spread(len(self.source), min(len(self.source), REFERENCE))
             mine = [ids[i] for i in view.ranks.share(len(ids))]
             parts = (mine[start : start + self.batch] for start in range(0, len(mine), self.batch))
-            self._reference = self._together(self._moments(self.source.batch(part).images for part in parts), view.ranks)
+            self._reference = self._together(self._moments(readable(self.source, part) for part in parts), view.ranks)
         steps = self.model.spec.recipe.sample.steps
         wish = {"num": self.num, "steps": min(self.steps, steps or self.steps), "grid": "uniform", "seed": self.seed}
         job = self.model.job(batch_size=self.batch, **wish)
@@ -294,12 +296,21 @@ class Colours:
         """
         if self._mean is None:
             ids = spread(len(self.source), min(len(self.source), self.most))
-            parts = [self.source.batch(ids[k : k + 64]).images.double().mean((2, 3)) for k in range(0, len(ids), 64)]
+            parts = [readable(self.source, ids[k : k + 64]).double().mean((2, 3)) for k in range(0, len(ids), 64)]
             self._mean = torch.cat(parts).mean(0)
         own = images.double().clamp(-1, 1).mean((2, 3))
         drift = (own.mean(0) - self._mean) * 127.5
         error = own.std(0) * 127.5 / len(own) ** 0.5 if len(own) > 1 else torch.full_like(drift, torch.inf)
         return {"colour_drift": drift.tolist(), "drifts": bool((drift.abs() > torch.maximum(3 * error, torch.tensor(DRIFT))).any())}
+
+
+def readable(source: Source, ids: Sequence[int]) -> Tensor:
+    """The images at these positions that can be read, as they are; those that cannot are counted by the source."""
+    return source.batch(_whole(source, ids)).images
+
+
+def _whole(source: Source, ids: Sequence[int]) -> list[int]:
+    return [i for i in ids if source.spare == 0 or source.attempt(i) is not None]
 
 
 def spread(total: int, count: int) -> list[int]:
