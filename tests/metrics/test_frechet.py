@@ -122,3 +122,38 @@ def test_bad_moments_are_refused():
         frechet_distance(random_moments(0), random_moments(0, d=5))
     with pytest.raises(ConfigError, match="give a mean"):
         frechet_distance((torch.zeros(3), torch.eye(2)), random_moments(0))
+
+
+def plain_distance(a: Moments, b: Moments) -> float:
+    """From the eigenvalues of the product, which is not symmetric."""
+    values = np.linalg.eigvals(a.cov.numpy() @ b.cov.numpy())
+    root = np.sqrt(values.astype(complex)).real.sum()
+    return float(((a.mean - b.mean) ** 2).sum() + a.cov.trace() + b.cov.trace()) - 2 * root
+
+
+@pytest.mark.filterwarnings("ignore:Frechet distance from")
+@pytest.mark.parametrize("counts", [(400, 500), (60, 500), (30, 50), (20, 20), (41, 40)])
+def test_any_rank_agrees_with_the_plain_way_and_can_be_swapped(counts: tuple[int, int]):
+    rng = np.random.RandomState(1)
+    mix = rng.standard_normal((40, 40)) * np.logspace(0, -4, 40)
+    a, b = (Moments().add(torch.tensor(rng.standard_normal((n, 40)) @ mix.T + shift)) for n, shift in zip(counts, (0, 0.1), strict=True))
+    distance = frechet_distance(a, b)
+    assert distance == pytest.approx(plain_distance(a, b), rel=1e-6)
+    assert frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
+    assert frechet_distance(a, a) < 1e-6 * float(a.cov.trace())
+
+
+def test_small_eigenvalues_are_not_lost():
+    # Two diagonal Gaussians with deviations over six orders of magnitude: the small ones add up too.
+    deviations = torch.logspace(0, -6, 300, dtype=torch.float64)
+    zero = torch.zeros(300, dtype=torch.float64)
+    a, b = torch.diag(deviations**2), torch.diag((1.5 * deviations) ** 2)
+    q, _ = torch.linalg.qr(torch.tensor(np.random.RandomState(0).standard_normal((300, 300))))
+    expected = float((0.25 * deviations**2).sum())
+    assert frechet_distance((zero, q @ a @ q.T), (zero, q @ b @ q.T)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_constant_feature_does_not_matter():
+    x, y = (torch.tensor(np.random.RandomState(seed).standard_normal((200, 5))) for seed in (0, 1))
+    padded = [Moments().add(torch.cat([z, torch.full((200, 1), 3.0)], dim=1)) for z in (x, y)]
+    assert frechet_distance(*padded) == pytest.approx(frechet_distance(Moments().add(x), Moments().add(y)), rel=1e-9)

@@ -4,7 +4,7 @@ import torch
 
 from mezzotint.errors import ConfigError
 from mezzotint.metrics import precision_recall as module
-from mezzotint.metrics.precision_recall import neighbour_radii, precision_recall, realism, squared_distances
+from mezzotint.metrics.precision_recall import density_coverage, neighbour_radii, precision_recall, realism, squared_distances
 
 
 def points(seed: int, n: int, d: int = 2) -> torch.Tensor:
@@ -103,3 +103,51 @@ def test_bad_sets_are_refused():
         precision_recall(points(0, 9), points(0, 9, 3))
     with pytest.raises(ConfigError, match="did you mean 'float16'"):
         squared_distances(points(0, 3), points(0, 3), dtype="flaot16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tile", [1, 130, 10**6])
+def test_density_and_coverage_are_those_of_a_plain_count(monkeypatch: pytest.MonkeyPatch, tile: int):
+    generated, real = points(0, 60) * 0.7 + 0.6, points(1, 50)
+    x, y = generated.numpy(), real.numpy()
+    reach = [sorted(np.linalg.norm(np.delete(y, i, 0) - c, axis=1))[3] for i, c in enumerate(y)]
+    inside = np.array([[np.linalg.norm(q - c) < r for c, r in zip(y, reach, strict=True)] for q in x])
+    monkeypatch.setattr(module, "_TILE", tile)
+    got = density_coverage(generated, real, k=4, dtype="float64")
+    assert got.density == pytest.approx(inside.sum() / (4 * 60))
+    assert got.coverage == pytest.approx(inside.any(axis=0).mean())
+    assert 0 < got.coverage < 1 and 0 < got.density < 1
+
+
+def test_density_and_coverage_of_known_cases():
+    real = points(2, 300, 4)
+    same = density_coverage(points(3, 300, 4), real)
+    assert same.density == pytest.approx(1, abs=0.15) and same.coverage > 0.9  # 1 - 1/2^5 for equal laws
+    assert density_coverage(real, real).coverage == 1
+    noise = density_coverage(points(4, 100, 4) + 50, real)
+    assert (noise.density, noise.coverage) == (0, 0)
+    collapsed = density_coverage(real[:1] + 1e-4 * points(5, 100, 4), real, dtype="float64")
+    assert collapsed.density >= 1 / 5 and collapsed.coverage < 0.1
+
+
+def test_density_does_not_trust_an_outlier():
+    # One real image far away has a ball that holds all others; to precision all within it is real.
+    real = torch.cat([points(6, 200, 3), torch.full((1, 3), 40.0, dtype=torch.float64)])
+    far = points(7, 100, 3) + 15
+    assert precision_recall(far, real).precision == 1
+    assert density_coverage(far, real).density < 0.25
+
+
+def test_dropped_modes_cost_recall_and_coverage_alone():
+    modes = 20 * points(8, 10, 6)
+    real, other = (torch.cat([mode + points(seed + i, 40, 6) for i, mode in enumerate(modes)]) for seed in (100, 200))
+    whole, half = precision_recall(other, real), precision_recall(other[:200], real)
+    assert half.precision == pytest.approx(whole.precision, abs=0.05)
+    assert half.recall < 0.7 * whole.recall
+    assert density_coverage(other[:200], real).coverage < 0.7 * density_coverage(other, real).coverage
+
+
+def test_the_surface_of_a_ball_does_not_belong_to_it_for_density():
+    real = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+    on = density_coverage(torch.tensor([[2.0], [9.0]]), real, k=1)
+    assert (on.density, on.coverage) == (0, 0)
+    assert density_coverage(torch.tensor([[1.9], [0.5]]), real, k=1).coverage == 0.5

@@ -107,8 +107,8 @@ class Moments:
 def frechet_distance(a: Moments | tuple[Tensor, Tensor], b: Moments | tuple[Tensor, Tensor]) -> float:
     """Squared Frechet (2-Wasserstein) distance of the Gaussians with the moments of two sets.
 
-    ``|m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (R^T S_b R)^{1/2}`` with ``R R^T = S_a``, from eigenvalues of a symmetric matrix in float64, so
-    that it is real and finite for covariances of any rank.
+    ``|m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}``. The last trace is the sum of the singular values of ``R_a^T R_b`` with
+    ``R R^T = S``, in float64, so that it is real, finite and exact for covariances of any rank.
 
     Args:
         a: Moments of one set, or its (mean ``[d]``, covariance ``[d, d]``).
@@ -134,11 +134,9 @@ def frechet_distance(a: Moments | tuple[Tensor, Tensor], b: Moments | tuple[Tens
     if mean_a.shape != mean_b.shape:
         raise ConfigError(f"moments of {len(mean_a)} and of {len(mean_b)} features cannot be compared; use one feature network for both")
     mean_b, cov_b = mean_b.to(mean_a.device), cov_b.to(mean_a.device)
-    root = _root(cov_a)
-    product = torch.linalg.eigvalsh(root.T @ cov_b @ root)
-    # The square root would blow rounding errors of 1e-16 up to 1e-8, once for each dimension that is missing.
-    trace = product[product > _rounding(product, len(product) ** 0.5)].sqrt().sum()
-    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * trace
+    # Eigenvalues of R_a^T S_b R_a are the squares: their roots would blow rounding errors of 1e-16 up to 1e-8, one for each dimension.
+    overlap = torch.linalg.svdvals(_root(cov_a).T @ _root(cov_b)).sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
     return max(float(distance), 0.0)
 
 
@@ -210,15 +208,15 @@ def _root(cov: Tensor) -> Tensor:
     """R ``[d, rank]`` with ``R R^T`` the covariance ``[d, d]``."""
     root, failed = torch.linalg.cholesky_ex(cov)
     pivots = root.diagonal().square()
-    if not bool(failed) and bool(pivots.min() > _rounding(pivots, len(pivots))):
+    if not bool(failed) and bool(pivots.min() > _rounding(pivots)):
         return root
     values, vectors = torch.linalg.eigh(cov)
-    kept = values > _rounding(values, len(values))
+    kept = values > _rounding(values)
     return vectors[:, kept] * values[kept].sqrt()
 
 
-def _rounding(values: Tensor, operations: float) -> float:
-    """Size below which one of the non-negative values is the rounding error of that many operations on the largest."""
+def _rounding(values: Tensor) -> float:
+    """Size below which one of the non-negative values is a rounding error of the largest."""
     if values.numel() == 0:
         return 0.0
-    return float(values.max().clamp_min(0)) * operations * torch.finfo(values.dtype).eps
+    return float(values.max().clamp_min(0)) * values.numel() * torch.finfo(values.dtype).eps
