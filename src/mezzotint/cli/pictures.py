@@ -31,10 +31,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_png(path: Path, pixels: np.ndarray, text: Mapping[str, str]) -> None:
+def write_png(path: Path, pixels: np.ndarray, text: Mapping[str, str], *, profile: bytes = b"") -> None:
     """Writes a PNG whole or not at all; arguments as for ``encode_png``."""
     with replacing_file(path) as temporary:
-        temporary.write_bytes(encode_png(pixels, text))
+        temporary.write_bytes(encode_png(pixels, text, profile=profile))
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -52,8 +52,12 @@ def read_png(path: Path) -> np.ndarray:
     return decode(data, str(path))
 
 
-def read_recipe(path: Path) -> dict[str, Any] | None:
+def read_recipe(path: Path, key: str = KEY) -> dict[str, Any] | None:
     """The recipe that a PNG carries, or None.
+
+    Args:
+        path: The file.
+        key: Keyword of the text that holds it.
 
     Raises:
         DataError: It is missing, no PNG, or its text is damaged.
@@ -68,7 +72,7 @@ def read_recipe(path: Path) -> dict[str, Any] | None:
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
         kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
-        if kind == b"iTXt" and body.startswith(KEY.encode() + b"\0"):
+        if kind == b"iTXt" and body.startswith(key.encode() + b"\0"):
             try:
                 recipe = json.loads(body.split(b"\0", 5)[5])
             except (ValueError, IndexError) as error:

@@ -13,12 +13,13 @@ START = b"\x89PNG\r\n\x1a\n"
 _COLOUR = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
-def encode_png(pixels: np.ndarray, text: Mapping[str, str]) -> bytes:
+def encode_png(pixels: np.ndarray, text: Mapping[str, str], *, profile: bytes = b"") -> bytes:
     """A PNG file; Pillow writes none with 16 bits and several channels.
 
     Args:
         pixels: ``[h, w, c]`` uint8 or uint16, 1 to 4 channels.
         text: Keyword -> text, in any alphabet.
+        profile: ICC profile of the colours; empty: none.
 
     Source: PNG specification, third edition.
     """
@@ -29,6 +30,8 @@ def encode_png(pixels: np.ndarray, text: Mapping[str, str]) -> bytes:
     # Filter 2: each byte less the one above, modulo 256.
     filtered = np.concatenate([np.full((height, 1), 2, np.uint8), rows - above], axis=1)
     parts = [START, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOUR[channels], 0, 0, 0))]
+    if profile:
+        parts.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)))
     parts += [_chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + value.encode()) for key, value in text.items()]
     return b"".join([*parts, _chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6)), _chunk(b"IEND", b"")])
 
