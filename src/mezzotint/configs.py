@@ -656,6 +656,10 @@ class SampleConfig:
     """Clip the estimate of x0 to [-1, 1] at each step."""
     level: float = 0.0
     """Noise that a low-resolution condition is given, as a time of the process of ``low_res.augment``; 0: none, 1: nothing else is left."""
+    truncated: bool = False
+    """In a cascade: the stage before stops at that noise, rather than finish its images, which then get it."""
+    guidance: tuple[str, ...] = ()
+    """Guidances, the innermost first, as in "cfg,scale=2"."""
 
 
 # --- recipe --------------------------------------------------------------------------------------------------------------
@@ -716,6 +720,8 @@ class Spec:
     """Weight file -> what it holds: ``{"ema": decay or None, "images": count, "sha256": hash}``."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the model came from, for people."""
+    before: tuple[str, ...] = ()
+    """For a cascade: the subfolders of the stages before this one, in order."""
     covariance: CovarianceConfig | None = None
     """How it knows Var[x0 | x_t], if it does; its table or head is the weight file of the network "covariance"."""
     version: int = SPEC_VERSION

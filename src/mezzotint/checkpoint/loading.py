@@ -16,6 +16,7 @@ from mezzotint.checkpoint.families import is_official, open_official
 from mezzotint.configs import DataFacts, Spec
 from mezzotint.errors import CheckpointError, ConfigError, unknown
 from mezzotint.pipelines.build import build_classifier, build_network, build_stage
+from mezzotint.pipelines.cascade import Cascade
 from mezzotint.pipelines.generate import ClassifierModel, Model
 from mezzotint.weights.filling import fill
 from mezzotint.weights.hub import progress_bar
@@ -90,7 +91,11 @@ def load(
     with torch.device("meta"):
         network = build_network(spec.recipe)
     fill(network, tensors, where=file, files=[file], device=where, dtype=dtype)
-    return _assemble(spec, network, where, place, name)
+    model = _assemble(spec, network, where, place, name)
+    if not spec.before:
+        return model
+    stages = [load(place / stage, ema=ema, device=where, dtype=dtype) for stage in spec.before]
+    return Cascade([stage for stage in (*stages, model) if isinstance(stage, Model)], spec=spec, path=place)
 
 
 def weights_hash(path: str | Path, *, ema: float | bool = True) -> str:

@@ -141,6 +141,10 @@ def _model(path: Path) -> list[str]:
         sample = recipe.sample
         lines.append(f"sampled by: {sample.sampler}, grid {sample.grid}" + (f", {sample.steps} steps" if sample.steps else ""))
     lines.append(f"classes: {class_map(data.classes) or 'none'}")
+    for number, name in enumerate(spec.before, start=1):
+        stage = read_spec(path / name)
+        height, width = stage.data.size
+        lines.append(f"stage {number} of {len(spec.before) + 1}: {stage.recipe.name}, {height}x{width}, in {path / name}")
     for name, info in spec.weights.items():
         file = path / name
         size = f"{_count(file):,} parameters" if file.is_file() else "MISSING"

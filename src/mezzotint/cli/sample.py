@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -55,6 +55,8 @@ class Arguments:
     guidance: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """As in classifier,model=PATH,scale=4, cfg,scale=2,from=0.2,to=0.8 or auto,model=PATH,scale=2. May be repeated; the first is the
     innermost. `mezzotint list guidances` shows all."""
+    stage: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="N.SETTING=VALUE")] = ()
+    """For a cascade: how stage N is sampled, as in 1.steps=50, 2.sampler=ddim, 2.level=0.3 or 2.truncated=true. May be repeated."""
     seed: int = 0
     """Another seed gives other images."""
     batch_size: int | None = None
@@ -112,6 +114,7 @@ def run(command: str, words: list[str]) -> int:
         seed=given.seed,
         batch_size=given.batch_size,
         exact=given.exact,
+        **_stages(model, given.stage),
     )
     if given.print_grid or given.out is None:
         print("\n".join(grid_lines(model, job)))
@@ -121,8 +124,8 @@ def run(command: str, words: list[str]) -> int:
     if given.npz is not None and given.npz.exists() and fresh:
         raise ConfigError(f"{given.npz} already exists; give another --npz, or remove it")
     missing = folder.open()
-    plan = model.plan(job)
-    how = ", ".join([job.sampler, "steps of its own choice" if plan.adaptive else f"{plan.steps} steps", *job.guidance, f"seed {job.seed}"])
+    steps = model.num_steps(job)
+    how = ", ".join([job.sampler, "steps of its own choice" if steps is None else f"{steps} steps", *job.guidance, f"seed {job.seed}"])
     print(f"{model.path}: {len(job.ids)} images by {how}", flush=True)
     if len(missing) < len(job.ids):
         print(f"{len(job.ids) - len(missing)} of them are in {given.out} already", flush=True)
@@ -130,7 +133,7 @@ def run(command: str, words: list[str]) -> int:
         print(f"no PNG holds {model.facts.channels} channels; the images are written as .npy files")
     if missing:
         try:
-            _make(folder, missing, steps=None if plan.adaptive else plan.steps)
+            _make(folder, missing, steps=steps)
         except torch.OutOfMemoryError as error:
             raise TrainingError(f"out of memory with batches of {job.batch}: give a smaller --batch-size; what is made stays") from error
     folder.finish()
@@ -139,6 +142,14 @@ def run(command: str, words: list[str]) -> int:
         print(f"all images: {given.npz}")
     print(f"{len(job.ids)} images, grid.png and manifest.json: {given.out}")
     return 0
+
+
+def _stages(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+    from mezzotint.pipelines.cascade import Cascade, parse_stages
+
+    if texts and not isinstance(model, Cascade):
+        raise ConfigError(f"{model.path} has a single stage; leave out --stage {texts[0]}")
+    return {"stages": parse_stages(texts)} if texts else {}
 
 
 def _make(folder: SampleFolder, missing: Sequence[int], *, steps: int | None) -> None:

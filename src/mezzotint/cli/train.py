@@ -27,6 +27,8 @@ UNREADABLE = "unreadable.jsonl"
 _FIXED = ("name", "task", "cite", "score")
 INIT_HELP = "Begin from a model, run, official file or name of `mezzotint models`: its architecture, and every weight that fits."
 
+FIT_HELP = "auto: choose the micro-batch, and whether activations are recomputed, by the memory that is free."
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -36,11 +38,13 @@ class Options:
         out: The run folder.
         resume: Go on with the run in it.
         init: What the weights begin from; None: random numbers.
+        fit: Choose the micro-batch, and whether activations are recomputed, by the memory that is free.
     """
 
     out: Path
     resume: bool = False
     init: str | None = None
+    fit: bool = False
 
 
 def run(command: str, words: list[str]) -> int:
@@ -120,6 +124,35 @@ def arguments(recipe: Recipe, words: list[str], *, prog: str) -> tuple[Recipe, O
     Raises:
         ConfigError: Unknown, missing or wrong options.
     """
+    own: list[Any] = [
+        ("out", Annotated[Path, tyro.conf.arg(help="Run folder, to be made.")]),
+        ("resume", Annotated[bool, tyro.conf.arg(help="Go on with the run in that folder.")], False),
+        ("init", Annotated[str | None, tyro.conf.arg(help=INIT_HELP)], None),
+        ("fit", Annotated[Literal["no", "auto"], tyro.conf.arg(help=FIT_HELP)], "no"),
+    ]
+    recipe, given = settings(recipe, words, own, prog=prog)
+    if not recipe.data.path:
+        raise ConfigError(f"no data was given; pass --data with a folder, a .zip or .npz file, or 'digits'; see {prog} --help")
+    if given.init is not None:
+        _check_init(words)
+    return recipe, Options(given.out, given.resume, given.init, given.fit == "auto")
+
+
+def settings(recipe: Recipe, words: list[str], own: list[Any], *, prog: str) -> tuple[Recipe, Any]:
+    """Reads the settings of a recipe together with the options of a command.
+
+    Args:
+        recipe: The recipe as written.
+        words: The options.
+        own: The command's own options, as ``dataclasses.make_dataclass`` takes fields.
+        prog: The command as the user types it.
+
+    Returns:
+        The recipe with its changes, and a dataclass with the command's own options.
+
+    Raises:
+        ConfigError: Unknown, missing or wrong options.
+    """
     words = [_long(word) for word in words]
     for field, kinds in _choices().items():
         held = getattr(recipe, field)
@@ -127,13 +160,9 @@ def arguments(recipe: Recipe, words: list[str], *, prog: str) -> tuple[Recipe, O
         if wanted in kinds and wanted != _kind(held):
             kind = kinds[wanted]
             recipe = dataclasses.replace(recipe, **{field: None if kind is None else kind()})
-    given = parse(_form(recipe), words, prog=prog, description=f"{recipe.name}: every setting of the recipe, with its value.")
-    if not given.data.path:
-        raise ConfigError(f"no data was given; pass --data with a folder, a .zip or .npz file, or 'digits'; see {prog} --help")
+    given = parse(_form(recipe, own), words, prog=prog, description=f"{recipe.name}: every setting of the recipe, with its value.")
     parts = {f.name: getattr(given, f.name) for f in dataclasses.fields(Recipe) if hasattr(given, f.name)}
-    if given.init is not None:
-        _check_init(words)
-    return dataclasses.replace(recipe, **parts), Options(given.out, given.resume, given.init)
+    return dataclasses.replace(recipe, **parts), given
 
 
 def _check_init(words: list[str]) -> None:
@@ -171,13 +200,9 @@ def _choices() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _form(recipe: Recipe) -> type:
-    """A dataclass of the options: those of the run, then the pieces of the recipe with their values as defaults."""
-    fields: list[Any] = [
-        ("out", Annotated[Path, tyro.conf.arg(help="Run folder, to be made.")]),
-        ("resume", Annotated[bool, tyro.conf.arg(help="Go on with the run in that folder.")], False),
-        ("init", Annotated[str | None, tyro.conf.arg(help=INIT_HELP)], None),
-    ]
+def _form(recipe: Recipe, own: list[Any]) -> type:
+    """A dataclass of the options: those of the command, then the pieces of the recipe with their values as defaults."""
+    fields = list(own)
     for name, kinds in _choices().items():
         option = Annotated[Literal[tuple(kinds)], tyro.conf.arg(name=name, help=f"Kind of piece for {name}.")]
         fields.append((f"{name}_kind", option, _kind(getattr(recipe, name))))
@@ -227,7 +252,11 @@ def _train(recipe: Recipe, run: Options) -> None:
     recipe = resolve(recipe, facts) if start is None else start.recipe
     if recipe.data.augment:
         check_augment(recipe)
+    if run.fit:
+        recipe = _fitted(recipe)
     _say(summary(recipe))
+    if recipe.score:
+        _say(f"published: {recipe.score}")
     if (words := advice(recipe, len(source))) is not None:
         _say(f"note: {words}")
     provenance = {"made_by": f"mezzotint {mezzotint.__version__}", "data": recipe.data.path, "fingerprint": source.fingerprint}
@@ -293,6 +322,34 @@ def _watchers(recipe: Recipe, objective: Any, model: Any, source: Any, held: Any
     return found
 
 
+def _preview(model: Any, recipe: Recipe, source: Any, steps: int) -> tuple[Any, Any]:
+    """Samples, and what is shown of them: beside the low-resolution images, where the model begins from such, those of the first images."""
+    wish: dict[str, Any] = {"num": recipe.train.sample_num, "steps": steps, "grid": "uniform", "seed": recipe.train.seed}
+    if recipe.low_res is None:
+        made = model.sample(**wish)
+        return made, made
+    import torch
+
+    from mezzotint.conditioning import LowRes
+    from mezzotint.noise import Noise
+
+    ids = range(min(recipe.train.sample_num, len(source)))
+    noise = Noise(recipe.train.seed, ids, stage="preview")
+    part = model.stage.conditioner.part(LowRes)
+    low = part.reduce(source.batch(list(ids), noise=noise).images, noise=noise)
+    made = model.sample(low_res=low, **{**wish, "num": len(ids)})
+    return made, torch.cat([part.prepare(low)["low_res"], made], dim=3)
+
+
+def _fitted(recipe: Recipe) -> Recipe:
+    from mezzotint.checkpoint.loading import default_device
+    from mezzotint.tasks.plan import fit, free_memory
+
+    # Processes that share a CPU share its memory; a GPU has its own.
+    device, ranks = default_device(), int(os.environ.get("WORLD_SIZE", "1"))
+    return fit(recipe, free=free_memory(device) // (1 if device.type == "cuda" else ranks), ranks=ranks)
+
+
 def _previews(model: Any, recipe: Recipe, source: Any) -> Any:
     """Draws the sample grids of a run, and compares their colours with those of the data.
 
@@ -307,8 +364,8 @@ def _previews(model: Any, recipe: Recipe, source: Any) -> Any:
 
     def draw(_: Any, images: int, file: Path) -> dict[str, Any]:
         nonlocal told
-        made = model.sample(num=recipe.train.sample_num, steps=steps, grid="uniform", seed=recipe.train.seed)
-        write_png(file, grid(list(model.pixels(made))), {})
+        made, shown = _preview(model, recipe, source, steps)
+        write_png(file, grid(list(model.pixels(shown))), {})
         found = colours.compare(made)
         # Colours come late, so that nothing is said in the first half of a run.
         if found["drifts"] and not told and images >= recipe.train.images / 2:

@@ -54,6 +54,7 @@ class Job:
         exact: Run the network on aligned blocks of ``batch`` ids, padded, so that results are equal in all bytes.
         level: Noise that the low-resolution images are given; None: the model has no such condition.
         low_res: Hash of each low-resolution image that an image begins from, or None.
+        before: For a cascade, the settings of each stage before the last, and the hash of its weights.
         noised: Whether these come with that noise already, from a stage that stopped at it; None: they do not.
         end: Where the images end: "last" for the cleanest time that the network knows, or a time; None: at 0.
     """
@@ -71,6 +72,7 @@ class Job:
     level: float | None = None
     low_res: tuple[str, ...] | None = None
     noised: bool | None = None
+    before: tuple[Mapping[str, Any], ...] | None = None
     end: float | Literal["last"] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,7 +259,7 @@ class Model(Loaded):
             classes: How many of each class, as in "3=8,cat=8" or {"cat": 8}: class names, or label numbers where no class has that name;
                 "null" is the null class. Without it image k of a conditional model has the label k mod K.
             ids: Make only these images of the job.
-            guidance: In order, the innermost first: texts, or functions from denoiser to denoiser.
+            guidance: In order, the innermost first: texts, or functions from denoiser to denoiser; empty: the model's own.
             sampler: As in "ddim,eta=0.5"; None: the model's own.
             variance: Replaces the sampler's setting "variance", as in "optimal".
             steps: Number of steps; None: the model's own, unless the grid gives it.
@@ -283,6 +285,7 @@ class Model(Loaded):
                 raise ConfigError("calls chooses sampler, steps and grid; leave those out, or leave out calls")
             found = self.tuned(calls)
             sampler, steps, grid, guidance = found.sampler, found.steps, found.grid, guidance or found.guidance
+        guidance = guidance or own.guidance
         if grid is None and steps is None:
             steps = own.steps
         if grid is None:  # a respacing rule fixes the number of steps, so it gives way to one that was asked for
@@ -434,6 +437,11 @@ class Model(Loaded):
     def sampler(self, job: Job) -> Sampler:
         """The job's sampler."""
         return build("sampler", job.sampler)
+
+    def num_steps(self, job: Job) -> int | None:
+        """Number of steps to an image; None where the sampler chooses."""
+        plan = self.plan(job)
+        return None if plan.adaptive else plan.steps
 
     def plan(self, job: Job, *, t_start: Tensor | None = None) -> Plan:
         """The times that the job will visit: those that the network knows, where it knows only some.
