@@ -152,9 +152,9 @@ class DDIMInversion(Sampler):
         t_start: Tensor | float | None = None,
         t_end: End = 0.0,
     ) -> Plan:
-        """As ``Sampler.plan``, turned round: from the last evaluated time of the forward plan up to its start."""
+        """As ``Sampler.plan``, turned round: from the last time of the forward plan above 0 up to its start."""
         down = super().plan(schedule, steps=steps, spacing=spacing, t_start=t_start, t_end=t_end).grid
-        up = down[:-1].flip(0)
+        up = down[down[:, 0] > 0].flip(0)
         if self.official:
             up = torch.cat([up, torch.full_like(up[:1], torch.inf)])
         return Plan(up)
