@@ -177,6 +177,7 @@ class Discrete(_VariancePreserving):
 
     def __init__(self, config: DiscreteConfig):
         super().__init__(config)
+        self._last: tuple[Tensor, int, Tensor] | None = None
         self.betas = torch.from_numpy(betas(config))
         self.steps = len(self.betas)
         self.t_min, self.t_max = 1 / self.steps, 1.0
@@ -194,6 +195,16 @@ class Discrete(_VariancePreserving):
         return torch.where((place - whole).abs() <= SNAP * self.steps, whole, place)
 
     def log_alpha(self, t: Tensor) -> Tensor:
+        # One step asks several times for the same time: the last answer is kept, as long as that tensor is not written to.
+        last, tracked = self._last, not t.is_inference()
+        if last is not None and tracked and last[0] is t and last[1] == t._version:
+            return last[2]
+        found = self._look_up(t)
+        if tracked:
+            self._last = (t, t._version, found)
+        return found
+
+    def _look_up(self, t: Tensor) -> Tensor:
         table = self._log_alpha.to(t.device)
         place = self.position(t)
         left = place.floor().clamp(0, self.steps - 1)
