@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -57,7 +58,7 @@ class BackProjection:
         # Low-resolution images are clamped where they overshoot, so that black and white only bound the reduction from one side.
         return self.low.to(reduced.dtype) - reduced.clamp(-1, 1)
 
-    def bounded(self, x: Tensor, *, rounds: int = 100, tolerance: float = 1e-3) -> Tensor:
+    def bounded(self, x: Tensor, *, rounds: int = 100, tolerance: float = 2e-4) -> Tensor:
         """Pictures in [-1, 1] whose reduction is ``low`` as nearly as that allows, by projecting on both in turn.
 
         Args:
@@ -67,10 +68,17 @@ class BackProjection:
         """
         x = x.clamp(-1, 1)
         for _ in range(rounds):
-            if float(self._left(self.reduce(x)).square().mean(dim=(1, 2, 3)).max()) <= tolerance**2:
+            if self._error(x) <= tolerance**2:
                 break
             x = self(x).clamp(-1, 1)
         return x
+
+    def _error(self, x: Tensor) -> float:
+        return float(self._left(self.reduce(x)).square().mean(dim=(1, 2, 3)).max())
+
+    def decibels(self, x: Tensor) -> float:
+        """Peak signal-to-noise ratio of the reduction of the worst picture, in dB."""
+        return -10 * math.log10(max(self._error(x) / 4, 1e-20))
 
 
 def _factor(reduce: Reduction, side: int, scale: int, device: torch.device) -> Tensor:
