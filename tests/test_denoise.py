@@ -105,6 +105,11 @@ def test_what_a_network_is_told(kind, expected) -> None:
 def test_more_of_what_a_network_is_told() -> None:
     long = build_schedule(DiscreteConfig(betas="cosine", steps=4000))
     assert time_input(long, torch.tensor([1.0, 0.5, 0.0], dtype=F64), "index_1000").tolist() == [999.75, 499.75, 0]
+    cosine = build_schedule(DiscreteConfig(betas="cosine"))
+    # Of its 1000 levels DPM-Solver's code keeps 996, and spreads them over 0 .. 1000.
+    told = time_input(cosine, torch.tensor([0.001, 0.501, 0.996], dtype=F64), "index_clipped")
+    torch.testing.assert_close(told, torch.tensor([0, 500, 995], dtype=F64) * 1000 / 996)
+    assert torch.equal(*(time_input(LINEAR, told / 1000, kind) for kind in ("index", "index_clipped")))
     t = torch.tensor([0.3], dtype=F64)
     assert time_input(VP, t, "alpha") == VP(t)[0]
     alpha, sigma = VP(t)
@@ -194,6 +199,8 @@ def test_dynamic_thresholding_is_by_image() -> None:
     out = bounded(mean, quantile=0.75).bounded
     torch.testing.assert_close(out[0], mean[0].clamp(-3, 3) / 3)
     assert torch.equal(out[1], mean[1])
+    out = bounded(mean, quantile=0.75, most=2.0).bounded
+    torch.testing.assert_close(out[0], mean[0].clamp(-2, 2) / 2)
 
 
 def test_a_transform_comes_before_the_clipping() -> None:

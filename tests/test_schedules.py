@@ -192,6 +192,34 @@ def test_between_knots_log_sigma_may_be_linear_instead() -> None:
         schedule.rates(middle)
 
 
+def test_between_knots_sigma_may_be_linear_instead() -> None:
+    schedule = build_schedule(DiscreteConfig(steps=100, interpolate="sigma"))
+    ratio = torch.exp(-schedule.half_log_snr(schedule.levels))
+    middle = (schedule.levels[1:] + schedule.levels[:-1]) / 2
+    close(torch.exp(-schedule.half_log_snr(middle)), (ratio[1:] + ratio[:-1]) / 2, 1e-9)
+    torch.testing.assert_close(schedule.time_of(schedule.half_log_snr(middle)), middle, rtol=1e-9, atol=0)
+
+
+def test_zero_terminal_snr_keeps_the_first_level_and_the_shape() -> None:
+    plain, rescaled = (build_schedule(DiscreteConfig(betas="scaled_linear", zero_snr=zero)) for zero in (False, True))
+    before, after = plain(plain.levels)[0], rescaled(plain.levels)[0]
+    close(after[0], before[0], 1e-12)
+    assert after[-1] == 0
+    share = (before - before[-1]) / (before[0] - before[-1])
+    torch.testing.assert_close(after / before[0], share, rtol=1e-8, atol=1e-12)
+
+
+def test_a_time_that_is_written_to_is_looked_up_again() -> None:
+    schedule, t = ALL["linear"], torch.tensor([0.2, 0.7], dtype=F64)
+    first = schedule.log_alpha(t)
+    assert schedule.log_alpha(t) is first
+    t += 0.1
+    close(schedule.log_alpha(t), schedule.log_alpha(torch.tensor([0.3, 0.8], dtype=F64)), 1e-12)
+    with torch.inference_mode():
+        given = torch.tensor([0.5], dtype=F64)
+        close(schedule.log_alpha(given), schedule.log_alpha(torch.tensor([0.5], dtype=F64)), 1e-12)
+
+
 def test_infinite_time_is_pure_noise() -> None:
     alpha, sigma = ALL["linear"](torch.tensor([math.inf]))
     assert alpha.item() == 0 and sigma.item() == 1

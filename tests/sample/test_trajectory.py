@@ -32,6 +32,29 @@ def test_rules(rule, ends) -> None:
     assert (grid[:-1, 0] * 100).round().long().sub(1).flip(0).tolist() == kept and grid[-1] == 0
 
 
+@pytest.mark.parametrize(
+    "rule, steps, kept",
+    [
+        ("trailing", 4, [24, 49, 74, 99]),
+        ("trailing", 1, [99]),
+        ("trailing", 3, [32, 66, 99]),
+        ("leading", 4, [0, 25, 50, 75]),
+        ("leading:1", 4, [1, 26, 51, 76]),
+        ("leading_open", 4, [20, 40, 60, 80]),
+        ("leading_open:1", 4, [21, 41, 61, 81]),
+        ("linspace", 4, [0, 33, 66, 99]),
+        ("linspace_open", 4, [25, 50, 74, 99]),
+    ],
+)
+def test_diffusers_spacings(rule, steps, kept) -> None:
+    assert kept_levels(100, steps, rule) == kept
+    schedule = build_schedule(DiscreteConfig(steps=100))
+    ends = make_grid(schedule, rule, steps)[[0, -1], 0].tolist()
+    assert ends == [(kept[-1] + 1) / 100, 0]
+    grid = make_grid(schedule, rule, steps, t_end="last")[:, 0]
+    assert grid[-1] == schedule.t_min and len(grid) == steps + 1 and bool((grid.diff() < 0).all())
+
+
 def test_what_the_rules_refuse() -> None:
     with pytest.raises(ConfigError, match="does not keep exactly 30"):
         kept_levels(100, 30, "stride")

@@ -9,7 +9,7 @@ from tests.sample.test_dpm_solver import VP, Toy, X
 
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.registry import build
-from mezzotint.sample.dpm_solver import Leg
+from mezzotint.sample.dpm_solver import DPMSolver, Leg
 from mezzotint.sample.loop import sample
 from mezzotint.sample.unipc import UniPC
 from mezzotint.schedules import build_schedule
@@ -37,6 +37,32 @@ def test_published_steps(variant, order, predicted, corrected) -> None:
     known = (*values, toy(x, end).mean), (*lams, VP.half_log_snr(end))
     x = sampler.advance(leg, X, *known, order, correct=True)
     torch.testing.assert_close(x[0], torch.tensor(corrected, dtype=F64), rtol=0, atol=1e-7)
+
+
+def test_first_steps_may_go_without_the_corrector() -> None:
+    def run(text: str) -> torch.Tensor:
+        sampler = build("sampler", text)
+        return sample(denoiser_of(MIXTURE, VP), sampler, sampler.plan(VP, steps=6, spacing="logsnr"), X).x
+
+    plain, none = run("unipc"), run("unipc,corrector=false")
+    assert torch.equal(run("unipc,uncorrected=0"), plain) and torch.equal(run("unipc,uncorrected=5"), none)
+    two = run("unipc,uncorrected=2")
+    assert not torch.equal(two, plain) and not torch.equal(two, none)
+
+
+@pytest.mark.parametrize("kind", [DPMSolver, UniPC])
+@pytest.mark.parametrize(
+    "spacing, setting, orders",
+    [
+        ("trailing", None, (1, 2, 3, 3, 2, 1)),
+        ("trailing", False, (1, 2, 3, 2, 1, 1)),
+        ("uniform", None, (1, 2, 3, 2, 1, 1)),
+        ("uniform", True, (1, 2, 3, 3, 2, 1)),
+    ],
+)
+def test_whether_the_step_to_0_is_one_of_those_of_falling_order(kind, spacing, setting, orders) -> None:
+    plan = kind(order=3, jump_counts=setting).plan(build_schedule(SCHEDULES["linear"]), steps=6, spacing=spacing)
+    assert plan.orders == orders
 
 
 @pytest.mark.parametrize(
