@@ -31,7 +31,7 @@ def polynomial(a: Tensor, b: Tensor, *, degree: int = 3, gamma: float | None = N
 
     Source: Binkowski et al. 2018, section 4.
     """
-    return (a @ b.T * (1 / a.shape[1] if gamma is None else gamma) + offset) ** degree
+    return (a @ b.T).mul_(1 / a.shape[1] if gamma is None else gamma).add_(offset).pow_(degree)
 
 
 def gaussian(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
