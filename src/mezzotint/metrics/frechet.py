@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -140,18 +139,11 @@ def frechet_distance(a: Moments | tuple[Tensor, Tensor], b: Moments | tuple[Tens
     return max(float(distance), 0.0)
 
 
-class Distance(NamedTuple):
-    """A Frechet distance and its standard error."""
-
-    value: float
-    error: float
-
-
 @torch.no_grad()
-def frechet_with_error(
+def frechet_error(
     vectors: Tensor, moments: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor], *, device: torch.device | str = "cpu"
-) -> Distance:
-    """Frechet distance of samples to fixed moments, with its standard error by the infinitesimal jackknife.
+) -> float:
+    """Standard error of the Frechet distance of samples to fixed moments, by the infinitesimal jackknife.
 
     An image x moves the distance by ``psi(x) = 2 (m - m_r)(x - m) + (x - m)^T (I - T)(x - m)`` over n, less its mean, where
     ``T = R (R^T S R)^{-1/2} R^T`` with ``R R^T = S_r``; the error is the standard deviation of psi over the root of n. It knows of
@@ -163,9 +155,6 @@ def frechet_with_error(
         reference: Mean and covariance of the reference.
         device: Where to compute.
 
-    Returns:
-        The distance, that of ``frechet_distance``, and its standard error.
-
     Raises:
         ConfigError: Another number of features.
 
@@ -176,16 +165,14 @@ def frechet_with_error(
         raise ConfigError(f"moments of {len(mean)} and of {len(mean_r)} features cannot be compared; use one feature network for both")
     root = _root(cov_r)
     product, turned = torch.linalg.eigh(root.T @ cov @ root)
-    kept = product > _rounding(product, len(product) ** 0.5)
-    roots = product[kept].sqrt()
-    value = (mean - mean_r).square().sum() + cov.trace() + cov_r.trace() - 2 * roots.sum()
-    half = ((root @ turned[:, kept]) * roots.rsqrt()).float()  # T = half half^T
+    kept = product > product.max().clamp_min(0) * len(product) * torch.finfo(product.dtype).eps
+    half = ((root @ turned[:, kept]) * product[kept].pow(-0.25)).float()  # T = half half^T
     shift = (2 * (mean - mean_r)).float()
     parts = []
     for rows in vectors.split(_ROWS):
         x = (rows.to(device).double() - mean).float()
         parts.append((x @ shift + x.square().sum(dim=1) - (x @ half).square().sum(dim=1)).double())
-    return Distance(max(float(value), 0.0), float(torch.cat(parts).std(unbiased=False)) / len(vectors) ** 0.5)
+    return float(torch.cat(parts).std(unbiased=False)) / len(vectors) ** 0.5
 
 
 def _pair(moments: Moments | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -214,7 +214,7 @@ def _drift(samples: Statistics, reference: Statistics, found: dict[str, Any], wa
             f"samples are {_by(here['size'])} and reference images {_by(there['size'])} (height x width); bring both to one size"
         )
     # Whole images are the independent units; their means spread less than pixels do, so this is a cautious error.
-    noise = [5 * s / math.sqrt(samples.n) for s in here["std"]]
+    noise = [5 * s / math.sqrt(max(samples.n, 1)) for s in here["std"]]
     if bad := [k for k, shift in enumerate(shifts) if abs(shift) > max(DRIFT, noise[k])]:
         words = ", ".join(f"{shifts[k]:+.1f} in channel {k}" for k in bad)
         warnings.append(f"the mean of the samples is off by {words} of 255 levels: check scaling, clipping and the order of the channels")

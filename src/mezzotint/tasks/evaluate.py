@@ -89,8 +89,11 @@ def open_set(
 
     Raises:
         DataError: It is missing or damaged; the message names the file.
+        ConfigError: A source of another size or number of channels.
     """
     if isinstance(path, Source):
+        if (size or path.facts.size, channels or path.facts.channels) != (path.facts.size, path.facts.channels):
+            raise ConfigError("a source is measured as it was opened; open it with that size and number of channels")
         return ImageSet("images in memory", path)
     text, place = str(path), Path(path).expanduser()
     config = DataConfig(path=text, size=size, channels=channels, split=split, labels=labels, max_unreadable=0.0)

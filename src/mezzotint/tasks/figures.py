@@ -11,7 +11,7 @@ import torch
 
 from mezzotint.errors import CapabilityError, ConfigError, DataError, unknown
 from mezzotint.metrics.features import Extractor
-from mezzotint.metrics.frechet import frechet_distance, frechet_with_error
+from mezzotint.metrics.frechet import frechet_distance, frechet_error
 from mezzotint.metrics.inception_score import inception_score
 from mezzotint.metrics.infinity import fid_infinity
 from mezzotint.metrics.kernel import cmmd, kid
@@ -247,6 +247,10 @@ class _Job:
         return self.samples.vectors[name].to(self.device), self.reference.vectors[name].to(self.device)
 
 
+def _on(pair: tuple[torch.Tensor, torch.Tensor], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    return pair[0].to(device), pair[1].to(device)
+
+
 def _frechet(name: str, job: _Job) -> dict[str, Figure]:
     part = METRICS[name].moments
     assert part is not None
@@ -257,10 +261,11 @@ def _frechet(name: str, job: _Job) -> dict[str, Figure]:
             "bring both to one size and number of channels, and use one feature network"
         )
     vectors = job.samples.vectors.get(part)
-    if vectors is None or len(vectors) < job.samples.n:
-        return job.figure(name, frechet_distance(ours, theirs), None, "not known: statistics without the samples")
-    found = frechet_with_error(vectors, ours, theirs, device=job.device)
-    return job.figure(name, found.value, found.error, "standard error over the samples (infinitesimal jackknife)")
+    value = frechet_distance(_on(ours, job.device), _on(theirs, job.device))
+    if vectors is None or len(vectors) != job.samples.n:
+        return job.figure(name, value, None, "not known: statistics without vectors of all samples")
+    error = frechet_error(vectors, ours, theirs, device=job.device)
+    return job.figure(name, value, error, "standard error over the samples (infinitesimal jackknife)")
 
 
 def _score(job: _Job) -> dict[str, Figure]:
@@ -315,9 +320,8 @@ def _cmmd(job: _Job) -> dict[str, Figure]:
 def _infinity(job: _Job) -> dict[str, Figure]:
     points, least = INFINITY
     rows = job.samples.vectors["pool"].to(job.device)
-    mean, cov = (x.to(job.device) for x in job.reference.moments["pool"])
     how = {"points": points, "smallest": least if len(rows) >= 2 * least else None, "seed": job.settings.seed}
-    found = fid_infinity(rows, (mean, cov), **how)
+    found = fid_infinity(rows, _on(job.reference.moments["pool"], job.device), **how)
     return job.figure("fid_infinity", found.value, found.spread, "standard error of the line's end, from its residuals", **how)
 
 
