@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -80,3 +81,13 @@ def three_classes(prefix: str = "", per_class: int = 2) -> dict[str, bytes]:
         for k, name in enumerate(["ant", "bee", "cat"])
         for i in range(per_class)
     }
+
+
+def tarred(path: Path, files: dict[str, bytes], kind: int = tarfile.PAX_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=kind) as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path

@@ -9,7 +9,7 @@ import pytest
 from tests.data.makers import encoded, folder, pixels, three_classes, zipped
 
 from mezzotint.configs import DataConfig
-from mezzotint.data import open_source
+from mezzotint.data import open_source, subset
 from mezzotint.errors import DataError
 
 FLAT = {f"{i}.png": encoded(pixels(8, 8, 3, seed=i)) for i in range(6)}
@@ -162,3 +162,41 @@ def test_labels_of_arrays(tmp_path, labels, word):
 def test_class_names_are_composed(tmp_path):
     source = opened(folder(tmp_path, {"e\u0301/a.png": FLAT["0.png"], "f/a.png": FLAT["1.png"]}))
     assert source.facts.classes == ("f", "\u00e9")
+
+
+IMAGES = {f"{k}.png": encoded(pixels(4, 4, 3, seed=k)) for k in range(3)}
+TAGGED = {
+    "labels.csv": "file_name,labels\n2.png,cat; ant\n0.png,\n1.png,bee\n",
+    "metadata.jsonl": '{"file":"2.png","tags":["ant","cat"]}\n{"file":"0.png","tags":[]}\n{"file":"1.png","tags":["bee"]}\n',
+    "dataset.json": '{"labels":[["2.png",[1,0,1]],["0.png",[0,0,0]],["1.png",[0,1,0]]],"classes":["ant","bee","cat"]}',
+}
+
+
+@pytest.mark.parametrize("file", TAGGED)
+def test_images_may_have_several_labels(tmp_path, file):
+    source = open_source(DataConfig(path=str(folder(tmp_path, IMAGES | {file: TAGGED[file].encode()}))))
+    assert source.tags == ("ant", "bee", "cat")
+    assert source.labels is None and source.facts.classes == ()
+    batch = source.batch([0, 1, 2])
+    assert batch.label is None
+    assert batch.extras["tags"].tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 1]]
+    part = subset(source, [2, 1])
+    assert part.batch([0]).extras["tags"].tolist() == [[1, 0, 1]]
+    assert len({source.fingerprint, open_source(DataConfig(path=str(tmp_path), labels=False)).fingerprint}) == 2
+
+
+WRONG_TAGS = {
+    "vectors of two lengths": ("dataset.json", '{"labels":[["0.png",[1,0]],["1.png",[1]],["2.png",[0,1]]]}', "list of 2"),
+    "vectors and numbers": ("dataset.json", '{"labels":[["0.png",[1,0]],["1.png",1],["2.png",[0,1]]]}', "several kinds"),
+    "vectors beside names": ("dataset.json", '{"labels":[["0.png",[1,0]],["1.png",[1,0]],["2.png",[0,1]]],"classes":["a"]}', "list of 1"),
+    "other numbers": ("dataset.json", '{"labels":[["0.png",[2]]]}', "[0, 1, ...]"),
+    "no names": ("labels.jsonl", '{"file":"0.png","labels":[1.5]}', "label 1.5"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_TAGS)
+def test_tags_that_do_not_fit(tmp_path, what):
+    file, text, words = WRONG_TAGS[what]
+    with pytest.raises(DataError) as caught:
+        open_source(DataConfig(path=str(folder(tmp_path, IMAGES | {file: text.encode()}))))
+    assert words in str(caught.value) and "\n" not in str(caught.value)

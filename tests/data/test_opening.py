@@ -85,6 +85,20 @@ def test_without_the_setting_nothing_is_mirrored(tmp_path):
     assert all(torch.equal(source.batch([1], noise=Noise(0, [1], step=s)).images, source.batch([1]).images) for s in range(10))
 
 
+def test_random_cuts_depend_on_seed_image_and_step_alone(tmp_path):
+    files = {f"{i}.png": encoded(pixels(20, 30, 3, seed=i)) for i in range(4)}
+    np.savez(tmp_path / "a.npz", np.stack([pixels(20, 30, 3, seed=i) for i in range(4)]))
+    source = opened(folder(tmp_path / "x", files), size=(8, 8), fit="random")
+    ids = [2, 0, 3]
+    together = source.batch(ids, noise=Noise(3, ids, step=7)).images
+    assert torch.equal(together, torch.cat([source.batch([i], noise=Noise(3, [i], step=7)).images for i in ids]))
+    assert torch.equal(together, opened(tmp_path / "a.npz", size=(8, 8), fit="random").batch(ids, noise=Noise(3, ids, step=7)).images)
+    assert torch.equal(together, subset(source, ids).batch([0, 1, 2], noise=Noise(3, ids, step=7)).images)
+    many = torch.stack([source.batch([2], noise=Noise(3, [2], step=step)).images for step in range(20)])
+    assert len(torch.unique(many, dim=0)) > 10
+    assert torch.equal(source.batch(ids).images, opened(tmp_path / "x", size=(8, 8)).batch(ids).images)
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip", "npz", "digits"])
 def test_workers_get_a_small_copy_that_reads_the_same(tmp_path, kind):
     if kind == "npz":

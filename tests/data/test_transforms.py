@@ -79,3 +79,23 @@ def test_channels_there_and_back(dtype):
     assert (to_channels(colour, 4)[..., 3] == top).all()
     assert to_channels(pixels(6, 6, 2, dtype=dtype), 4).shape == (6, 6, 4)
     assert to_channels(pixels(6, 6, 4, dtype=dtype), 2).dtype == dtype
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(1, 40), st.tuples(*[st.floats(0, 1, exclude_max=True)] * 3))
+def test_random_cuts_reach_any_size_from_any(h, w, tall, wide, window):
+    out = to_size(np.full((h, w, 3), 77, np.uint8), (tall, wide), "random", window=window)
+    assert out.shape == (tall, wide, 3)
+    assert (out == 77).all()
+
+
+def test_random_cuts_follow_adm():
+    # Worked out by hand: 64 of 80 or fewer pixels; scale 0.5 of the 17 sizes 64..80 is 72.
+    array = pixels(300, 200, 3)
+    image = Image.fromarray(array).resize((100, 150), Image.Resampling.BOX).resize((72, 108), Image.Resampling.BICUBIC)
+    for (top, left), corner in {(0.0, 0.0): (0, 0), (0.999, 0.999): (44, 8), (0.5, 0.25): (22, 2)}.items():
+        cut = np.asarray(image)[corner[0] : corner[0] + 64, corner[1] : corner[1] + 64]
+        assert (to_size(array, (64, 64), "random", window=(0.5, top, left)) == cut).all()
+    assert (to_size(array, (64, 64), "random") == to_size(array, (64, 64), "crop")).all()
+    square = pixels(64, 64, 3)
+    assert (to_size(square, (64, 64), "random", window=(0.0, 0.9, 0.9)) == square).all()
+    assert (to_size(square, (64, 64), "random", window=(0.9, 0.9, 0.9)) != square).any()

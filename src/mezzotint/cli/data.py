@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,7 +151,7 @@ def _info(given: InfoArguments) -> None:
     if given.json is not None:
         from mezzotint.weights.io import write_text
 
-        table = asdict(found) | {"sizes": {f"{h}x{w}": n for (h, w), n in found.sizes.items()}}
+        table = vars(found) | {"sizes": {f"{h}x{w}": n for (h, w), n in found.sizes.items()}}
         write_text(given.json, json.dumps(table, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -16,7 +16,7 @@ from PIL.ImageFile import ImageFile
 
 from mezzotint.configs import DataConfig, DataFacts
 from mezzotint.data.labels import Labels
-from mezzotint.data.source import Source, check_spare, one_line
+from mezzotint.data.source import Source, check_spare, one_line, share_for
 from mezzotint.data.store import Store
 from mezzotint.data.transforms import Fit, Window, to_channels, to_size
 from mezzotint.errors import DataError
@@ -210,8 +210,10 @@ def _scan(store: Store, names: Sequence[str], config: DataConfig, spare: int) ->
         try:
             header = read_header(store, name)
         except DataError as error:
-            if spare == 0:
+            if spare == 0 and len(names) == 1:
                 raise
+            if spare == 0:
+                raise DataError(f"{error}, or pass --data.max-unreadable {share_for(1, len(names))}") from error
             unreadable[i] = str(error)
             check_spare(unreadable.values(), spare, len(names))
             continue

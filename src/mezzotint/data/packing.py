@@ -32,7 +32,7 @@ def pack(
     *,
     per_shard: int = PER_SHARD,
     workers: int = 0,
-    on_images: Callable[[int], object] = lambda _: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Source:
     """Writes a data set as a ZIP file, a tar file, or tar shards.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from mezzotint.noise import Noise
 from mezzotint.types import Batch
 
 _SHOWN = 5
+_MERGING = threading.Lock()
+"""Held while the list of unreadable images is brought up to date, so that threads write each image once."""
 
 
 class Source:
@@ -179,7 +182,7 @@ class Source:
                 raise
             self.unreadable[i] = str(error)
             if self._record is not None:
-                self._merge()
+                self._merge()  # others may have found some
             check_spare(self.unreadable.values(), self.spare, len(self))
             return None
 
@@ -195,6 +198,10 @@ class Source:
         """Brings the list in memory and the one on disk together."""
         path = self._record
         assert path is not None
+        with _MERGING:
+            self._merge_with(path)
+
+    def _merge_with(self, path: Path) -> None:
         listed: dict[str, str] = {}
         try:
             for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -256,15 +263,14 @@ def check_spare(problems: Iterable[str], spare: int, num: int) -> None:
     problems = list(problems)
     if len(problems) > spare:
         first = problems[0].partition(";")[0]
-        more = f"{len(problems)} of {num} images" if spare else "an image"
         raise DataError(
-            f"{more} cannot be read, and --data.max-unreadable allows {spare}; the first: {first}; replace or remove them "
-            f"(`mezzotint data info` lists all), or pass --data.max-unreadable {_share(len(problems), num)}"
+            f"{len(problems)} of {num} images cannot be read, and --data.max-unreadable allows {spare}; the first: {first}; replace or remove them "
+            f"(`mezzotint data info` lists all), or pass --data.max-unreadable {share_for(len(problems), num)}"
         )
 
 
-def _share(count: int, num: int) -> str:
-    """A share that allows so many, rounded up to two digits."""
+def share_for(count: int, num: int) -> str:
+    """A share that allows so many of the images, rounded up to two digits."""
     share = min(count / num * 1.05, 0.99)
     digits = max(2, 1 - math.floor(math.log10(share)))
     return f"{math.ceil(share * 10**digits) / 10**digits:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,6 +100,8 @@ def _load(path: str, split: str, title: str) -> Any:
     place, _, wanted = path.partition(":")
     local = Path(place).expanduser()
     datasets.disable_progress_bars()
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is said below
     try:
         if local.is_file() and local.suffix in _TABLES:
             held: Any = datasets.load_dataset(_TABLES[local.suffix], data_files=str(local))
@@ -109,6 +112,8 @@ def _load(path: str, split: str, title: str) -> Any:
     except Exception as error:  # whatever the library, the network or the file brings up
         hint = "check the path" if local.exists() else "give a folder or file that exists, or a name of the hub (which needs a network)"
         raise DataError(f"{title} cannot be loaded ({one_line(error)}); {hint}") from error
+    finally:
+        datasets.logging.set_verbosity(level)
     if not isinstance(held, dict):
         if wanted:
             raise DataError(f"{title} has no splits; leave out ':{wanted}'")
