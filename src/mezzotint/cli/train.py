@@ -178,7 +178,7 @@ def _long(word: str) -> str:
 
 
 def _value_of(option: str, words: list[str]) -> str | None:
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         if word == option:
             return after
         if word.startswith(f"{option}="):
@@ -330,15 +330,13 @@ def _preview(model: Any, recipe: Recipe, source: Any, steps: int) -> tuple[Any, 
         return made, made
     import torch
 
-    from mezzotint.conditioning import LowRes
-    from mezzotint.noise import Noise
+    from mezzotint.resolution import enlarge
 
-    ids = range(min(recipe.train.sample_num, len(source)))
-    noise = Noise(recipe.train.seed, ids, stage="preview")
-    part = model.stage.conditioner.part(LowRes)
-    low = part.reduce(source.batch(list(ids), noise=noise).images, noise=noise)
-    made = model.sample(low_res=low, **{**wish, "num": len(ids)})
-    return made, torch.cat([part.prepare(low)["low_res"], made], dim=3)
+    ids = list(range(min(recipe.train.sample_num, len(source))))
+    found = model.reduced(source.batch(ids).images, ids, seed=recipe.train.seed)
+    made = model.sample(low_res=found, **{**wish, "num": len(ids)})
+    low = enlarge(torch.stack(list(found.values())), made.shape[2:], up=recipe.low_res.up)
+    return made, torch.cat([low, made], dim=3)
 
 
 def _fitted(recipe: Recipe) -> Recipe:

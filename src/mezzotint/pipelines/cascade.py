@@ -63,6 +63,9 @@ class Cascade(Model):
     def null(self) -> Callable[..., Any] | None:
         return self._leads.null
 
+    def reduced(self, images: Tensor, ids: Sequence[int], *, seed: int = 0) -> dict[int, Tensor] | None:
+        return self.stages[0].reduced(images, ids, seed=seed)
+
     # --- planning --------------------------------------------------------------------------------------------------------
 
     def job(self, *, stages: StageSettings | None = None, **wish: Any) -> Job:

@@ -28,7 +28,7 @@ from mezzotint.pipelines.tuned import Setting, read_tuned
 from mezzotint.registry import build, call_with, get, parse, with_setting
 from mezzotint.sample.ancestral import KNOWN_VARIANCE
 from mezzotint.sample.base import Sampler
-from mezzotint.sample.grid import SPACINGS, snapped
+from mezzotint.sample.grid import BETAS, SPACINGS, snapped
 from mezzotint.sample.loop import sample
 from mezzotint.types import Cond, Plan, Trajectory
 
@@ -289,7 +289,7 @@ class Model(Loaded):
         if grid is None and steps is None:
             steps = own.steps
         if grid is None:  # a respacing rule fixes the number of steps, so it gives way to one that was asked for
-            grid = own.grid if steps is None or own.grid.partition(":")[0] in SPACINGS else "uniform"
+            grid = own.grid if steps is None or own.grid.partition(":")[0] in (*SPACINGS, BETAS) else "uniform"
         labels: list[int] | None = None
         if classes is not None:
             counts = self._counts(classes)
@@ -516,6 +516,19 @@ class Model(Loaded):
                 done = _rows(done, keep)
             ids = tuple(block[i] for i in keep)
             yield Chunk(ids, None if job.labels is None else tuple(given[k] or 0 for k in ids), done)
+
+    def reduced(self, images: Tensor, ids: Sequence[int], *, seed: int = 0) -> dict[int, Tensor] | None:
+        """Low-resolution images as training would make them, by id; None for a model that begins from none.
+
+        Args:
+            images: ``[n, c, h, w]`` in [-1, 1].
+            ids: Their ids.
+            seed: Of the random strength of degradations.
+        """
+        part = self.stage.conditioner.part(LowRes)
+        if part is None:
+            return None
+        return dict(zip(ids, part.reduce(images, noise=Noise(seed, ids, stage="reduced")), strict=True))
 
     def _check_low_res(self, job: Job, low_res: Tensor | Mapping[int, Tensor] | None) -> None:
         if self.stage.conditioner.part(LowRes) is None:

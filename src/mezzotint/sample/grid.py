@@ -1,12 +1,14 @@
 """Grids of sampling times.
 
-A spacing is one of four things:
+A spacing is one of five things:
 
 - a name that goes with a number of steps: "uniform" and "quadratic" in t, "logsnr" in log(alpha / sigma), "karras" in
   (sigma / alpha)^(1 / rho), "beta" at quantiles of a beta distribution of t, dense at both ends. "karras:5" sets rho (7), "beta:0.5" both
   parameters (0.6); "logsnr:1.5" raises the place along the grid to that power (1);
 - a rule of ``mezzotint.sample.trajectory``, such as "even", "quad" or "trailing", keeps as many numbered levels as there are steps;
 - an official respacing rule of the ADM line, which gives the number itself: "250", "10,15,20" (sections), "ddim25" (fixed stride);
+- another noise schedule than that of training, "betas:1e-4,0.1": betas from the first number to the second in equal steps, as many as
+  there are steps; for networks that know every noise level;
 - the times themselves: "times:0.9,0.5,0.1".
 """
 
@@ -28,6 +30,7 @@ from mezzotint.types import Plan
 
 DEFAULT_STEPS = 50
 SPACINGS = ("uniform", "quadratic", "logsnr", "karras", "beta")
+BETAS = "betas"
 POWERS = {"logsnr": 1.0, "karras": 7.0, "beta": 0.6}
 End = Tensor | float | Literal["last"]
 
@@ -94,11 +97,14 @@ def make_grid(schedule: Schedule, spacing: str, steps: int | None, *, t_start: T
         ConfigError: An unknown spacing, or steps or ends that contradict it.
         CapabilityError: A respacing rule for a schedule without levels.
 
-    Source: Lu et al. 2022 (DPM-Solver), appendix D; Karras et al. 2022, equation 5; Lee et al. 2024 (beta).
+    Source: Lu et al. 2022 (DPM-Solver), appendix D; Karras et al. 2022, equation 5; Lee et al. 2024 (beta); Saharia et al. 2021 (SR3),
+    section 2.4 (betas chosen after training).
     """
     name, _, rest = spacing.partition(":")
     if name == "times":
         return _given(schedule, rest, steps, t_start, t_end)
+    if name == BETAS:
+        return _of_betas(schedule, rest, steps, t_start, t_end)
     levels = schedule.levels
     if name not in SPACINGS:
         if levels is None:
@@ -220,6 +226,51 @@ def _given(schedule: Schedule, text: str, steps: int | None, t_start: Tensor | f
     if steps is not None and steps != len(given) - 1:
         raise ConfigError(f"grid 'times:{text}' has {len(given) - 1} steps, and {steps} were asked for; leave out one of the two")
     return torch.tensor(given, dtype=torch.float64)[:, None]
+
+
+def _linear_betas(first: float, last: float, steps: int) -> Tensor:
+    """log alpha after each of the steps, ``[steps]``."""
+    return 0.5 * torch.log1p(-torch.linspace(first, last, steps, dtype=torch.float64)).cumsum(0)
+
+
+def _of_betas(schedule: Schedule, text: str, steps: int | None, t_start: Tensor | float | None, t_end: End) -> Tensor:
+    try:
+        first, last = (float(part) for part in text.split(","))
+    except ValueError:
+        first = last = 0.0
+    if not 0 < first <= last < 1:
+        raise ConfigError(f"grid '{BETAS}:{text}' is not two growing numbers between 0 and 1; write it as in {BETAS}:1e-4,0.1")
+    if t_start is not None or not (isinstance(t_end, str) or jumps_to_0(t_end)):
+        raise ConfigError(f"grid '{BETAS}:{text}' runs over the whole process; use one of {', '.join(SPACINGS)} with other ends")
+    log_alpha = _linear_betas(first, last, DEFAULT_STEPS if steps is None else steps)
+    times = schedule.time_of(log_alpha - 0.5 * torch.log(-torch.expm1(2 * log_alpha))).flip(0)
+    if float(times[0]) > schedule.t_max + SNAP:
+        raise ConfigError(
+            f"grid '{BETAS}:{text}' goes beyond the noise that the network knows; lower the second number, or take fewer steps"
+        )
+    times[0] = times[0].clamp_max(schedule.t_max)
+    return (times if isinstance(t_end, str) else torch.cat([times, times.new_zeros(1)]))[:, None]
+
+
+def noise_schedules(schedule: Schedule, steps: int) -> list[str]:
+    """Noise schedules of linear betas that go with a number of steps, for a search: several first betas, and several noises at the end.
+
+    The noise at the end is given by the share of log alpha that the schedule has there; more than its own the network does not know.
+
+    Source: Saharia et al. 2021 (SR3), section 2.4.
+    """
+    most = float(schedule(torch.tensor([schedule.t_max], dtype=torch.float64))[0].log())
+    found = []
+    for first in (1e-6, 1e-4, 1e-3):
+        for share in (0.4, 0.6, 0.8, 1.0):
+            low, high = first, 1 - 1e-6
+            for _ in range(60):  # bisection for the last beta
+                middle = (low + high) / 2
+                enough = float(_linear_betas(first, middle, steps)[-1]) > share * most
+                low, high = (middle, high) if enough else (low, middle)
+            if low > first:
+                found.append(f"{BETAS}:{first:g},{low:.9g}")
+    return found
 
 
 def _power(name: str, text: str) -> float:

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mezzotint.conditioning import LowRes
 from mezzotint.data import Source
 from mezzotint.denoise import time_input
 from mezzotint.errors import CapabilityError, ConfigError, DataError
@@ -66,7 +67,7 @@ def tune_solver(
     *,
     num: int = 1024,
     samplers: Sequence[str] = SAMPLERS,
-    grids: Sequence[str] = SPACINGS,
+    grids: Sequence[str] | Callable[[int], Sequence[str]] = SPACINGS,
     guidance: Sequence[tuple[str, ...]] = ((),),
     features: ClassifierModel | None = None,
     seed: int = 0,
@@ -84,7 +85,7 @@ def tune_solver(
         calls: Budgets of network calls an image.
         num: Images of the last round.
         samplers: Samplers with their settings.
-        grids: Spacings of the times.
+        grids: Spacings of the times, or those for a number of steps.
         guidance: Guidances, each the tuple that ``Model.job`` takes. One pass that is doubled for classifier-free guidance is one call,
             and the passes of a classifier are not counted.
         features: A classifier whose features are compared; None: the pixels.
@@ -114,12 +115,12 @@ def tune_solver(
     reference = Moments()
     for start in range(0, len(source), 256):
         images = source.batch(range(start, min(start + 256, len(source)))).images
-        reference.add(_features(compared, images.to(device)))
+        reference.add(features_of(compared, images.to(device)))
     rounds = [max(LEAST, num // KEEP ** (ROUNDS - 1 - k)) for k in range(ROUNDS)]
     best: dict[int, Setting] = {}
     tried: dict[int, tuple[Setting, ...]] = {}
     for budget in sorted(set(calls)):
-        field_ = candidates(model, budget, samplers, grids, guidance)
+        field_ = candidates(model, budget, samplers, grids(budget) if callable(grids) else grids, guidance)
         if not field_:
             raise ConfigError(f"none of the samplers works with {budget} network calls; give more calls, or other samplers")
         out: list[_Candidate] = []
@@ -127,7 +128,7 @@ def tune_solver(
             for candidate in field_:
                 what = f"{budget} calls, round {k + 1} of {ROUNDS}: {candidate.sampler} {candidate.grid}"
                 report = None if on_images is None else partial(_report, on_images, what)
-                _advance(model, candidate, images, compared, reference, seed, batch_size, report)
+                _advance(model, source, candidate, images, compared, reference, seed, batch_size, report)
             field_.sort(key=lambda c: c.distance)
             if k < len(rounds) - 1:
                 kept = max(1, len(field_) // KEEP)
@@ -166,6 +167,7 @@ def candidates(
 
 def _advance(
     model: Model,
+    source: Source,
     candidate: _Candidate,
     images: int,
     compared: Extractor,
@@ -178,7 +180,7 @@ def _advance(
     wish = {"sampler": candidate.sampler, "steps": candidate.steps, "grid": candidate.grid, "guidance": candidate.guidance}
     job = model.job(num=images, seed=seed, batch_size=batch_size, **wish).only(range(candidate.images, images))
     if job.ids:
-        for chunk in model.run(job):
+        for chunk in model.run(job, low_res=low_res_of(model, source, job.ids)):
             x = chunk.trajectory.x
             candidate.calls = max(candidate.calls, chunk.trajectory.calls)
             if report is not None:
@@ -186,11 +188,23 @@ def _advance(
             if not bool(torch.isfinite(x).all()):
                 candidate.distance = math.inf
                 return
-            candidate.moments.add(_features(compared, x.clamp(-1, 1)))
+            candidate.moments.add(features_of(compared, x.clamp(-1, 1)))
     candidate.images = images
     with warnings.catch_warnings():  # few images compare candidates well enough, since they share their noise
         warnings.filterwarnings("ignore", message="Frechet distance from")
         candidate.distance = frechet_distance(candidate.moments, reference)
+
+
+def low_res_of(model: Model, source: Source, ids: Sequence[int]) -> dict[int, Tensor] | None:
+    """What a model begins from, made from the images of a source: image k from its k-th, again and again; None where it needs nothing."""
+    if model.stage.conditioner.part(LowRes) is None:
+        return None
+    places = [k % len(source) for k in ids]
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(ids), 256):
+        part = slice(start, start + 256)
+        found |= model.reduced(source.batch(places[part]).images, ids[part]) or {}
+    return found or None
 
 
 def _report(on_images: Callable[[int, str], None], what: str, images: int) -> None:
@@ -204,7 +218,12 @@ def classifier_features(model: ClassifierModel) -> ClassifierFeatures:
     return ClassifierFeatures(model.classifier.network, float(label), hash=model.hash)
 
 
-def _features(compared: Extractor, images: Tensor) -> Tensor:
+def features_of(compared: Extractor, images: Tensor) -> Tensor:
+    """The features that are compared, ``[n, d]``.
+
+    Raises:
+        CapabilityError: Pixels, and too many of them.
+    """
     found = compared(images)["pool"]
     if found.shape[1] > MOST_FEATURES:
         raise CapabilityError(f"{found.shape[1]} pixels are too many to compare; give a classifier by --features MODEL")
