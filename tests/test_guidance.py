@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from mezzotint.configs import DenoiserConfig, DiscreteConfig
 from mezzotint.denoise import Bound, Denoiser, NetworkDenoiser
 from mezzotint.errors import CapabilityError, ConfigError
-from mezzotint.guidance import Classifier, ClassifierFree, ScoreShift, Site, compose
+from mezzotint.guidance import AutoGuidance, Classifier, ClassifierFree, ScoreShift, Settings, Site, compose
 from mezzotint.noise import Noise
 from mezzotint.process import from_x0, to_x0
 from mezzotint.registry import build, call_with, get, names
@@ -160,6 +161,173 @@ def test_without_a_condition_there_is_nothing_to_guide() -> None:
             ClassifierFree(Recorder(), null, scale=2.0)(X, T, cond)
 
 
+# --- rescale, projection, norm --------------------------------------------------------------------------------------------
+
+
+def pair(x: Tensor = X, t: Tensor = T) -> tuple[Tensor, Tensor]:
+    inner = Recorder()
+    return inner(x, t, COND).mean, inner(x, t, null(COND)).mean
+
+
+def rows(x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+@pytest.mark.parametrize("space", ["x0", "eps", "v", "flow"])
+def test_rescaled_images_have_the_spread_of_the_unguided(space) -> None:
+    x = X.double()
+    (given, free), scales = pair(x), LINEAR(T)
+    for share in (1.0, 0.7):
+        guided = ClassifierFree(Recorder(), null, scale=5.0, rescale=share, space=space)(x, T, COND).mean
+        plain, found, wanted = (rows(from_x0(space, v, x, *scales)) for v in (free + 5 * (given - free), guided, given))
+        factor = share * wanted.std(dim=1) / plain.std(dim=1) + 1 - share
+        torch.testing.assert_close(found, factor[:, None] * plain)
+    none = ClassifierFree(Recorder(), null, scale=5.0, rescale=0.0, space=space)(x, T, COND).mean
+    assert torch.equal(none, ClassifierFree(Recorder(), null, scale=5.0)(x, T, COND).mean)
+
+
+def test_the_space_of_the_network_is_the_default() -> None:
+    inner = Recorder()
+    inner.predicts = "v"
+    named, own = (ClassifierFree(inner, null, scale=5.0, rescale=0.7, **more)(X, T, COND).mean for more in ({"space": "v"}, {}))
+    assert torch.equal(named, own)
+    assert NetworkDenoiser(nn.Identity(), LINEAR, DenoiserConfig(predicts="v")).predicts == "v"
+    assert NetworkDenoiser(nn.Identity(), LINEAR, DenoiserConfig(predicts="edm")).predicts == "x0"
+    assert Bound(inner).predicts == "v"
+
+
+def test_pure_noise_and_constant_images_survive_rescaling() -> None:
+    flow = build_schedule(SCHEDULES["flow"])
+    inner = Recorder()
+    inner.schedule, ones = flow, torch.ones(N, dtype=F64)
+    for space in ("x0", "eps", "score", "v", "flow"):
+        assert bool(ClassifierFree(inner, null, scale=3.0, rescale=0.7, space=space)(X, ones, COND).mean.isfinite().all())
+    assert bool((ClassifierFree(Flat(), null, scale=3.0, rescale=1.0)(X, T, COND).mean == 0).all())
+
+
+class Flat(Recorder):
+    """Knows nothing."""
+
+    def forward(self, x_t, t, cond=None, *, noise=None):
+        return Posterior(torch.zeros_like(x_t))
+
+
+def test_without_the_parallel_part_only_what_is_across_is_added() -> None:
+    given, free = (rows(v) for v in pair(X.double()))
+    guided = rows(ClassifierFree(Recorder(), null, scale=4.0, parallel=0.0)(X.double(), T, COND).mean)
+    added = guided - given
+    torch.testing.assert_close((added * given).sum(1), torch.zeros(N, dtype=F64), rtol=0, atol=1e-6)
+    away = given - free
+    along = (away * given).sum(1, keepdim=True) / given.square().sum(1, keepdim=True) * given
+    torch.testing.assert_close(added, 3 * (away - along), rtol=1e-5, atol=1e-6)
+    half = rows(ClassifierFree(Recorder(), null, scale=4.0, parallel=0.5)(X.double(), T, COND).mean)
+    torch.testing.assert_close(half - given, 3 * (away - 0.5 * along), rtol=1e-5, atol=1e-6)
+
+
+def test_long_differences_are_shortened_and_short_ones_left() -> None:
+    given, free = (rows(v) for v in pair())
+    lengths = (given - free).norm(dim=1)
+    limit = lengths.median().item()
+    added = rows(ClassifierFree(Recorder(), null, scale=3.0, norm=limit)(X, T, COND).mean) - given
+    torch.testing.assert_close(added.norm(dim=1), 2 * lengths.clamp_max(limit))
+    torch.testing.assert_close(added / added.norm(dim=1, keepdim=True), (given - free) / lengths[:, None], rtol=1e-4, atol=1e-5)
+
+
+def test_all_settings_keep_to_interval_channels_and_the_image() -> None:
+    how: Settings = {"scale": 4.0, "rescale": 0.7, "parallel": 0.2, "norm": 1.0}
+    given, full = pair()[0], ClassifierFree(Recorder(), null, **how)(X, T, COND).mean
+    part = ClassifierFree(Recorder(), null, from_=T[2].item(), **how)(X, T, COND).mean
+    assert torch.equal(part[:3], given[:3]) and torch.equal(part[3:], full[3:])
+    few = ClassifierFree(Recorder(), null, channels=3, **how)(X, T, COND).mean
+    assert torch.equal(few[:, 3:], given[:, 3:])
+    # What is guided is guided as if it were the whole image.
+    alone = ClassifierFree(Recorder(), null, **how)(X[:, :3], T, COND).mean
+    torch.testing.assert_close(few[:, :3], alone)
+    for i in range(N):
+        row = slice(i, i + 1)
+        one = ClassifierFree(Recorder(), null, **how)(X[row], T[row], {"label": COND["label"][row]}).mean
+        torch.testing.assert_close(one, full[row], rtol=1e-6, atol=1e-6)
+
+
+# --- auto-guidance --------------------------------------------------------------------------------------------------------
+
+
+class Weak(Recorder):
+    """Another function of the same conditions."""
+
+    def forward(self, x_t, t, cond=None, *, noise=None):
+        return Posterior(0.5 * super().forward(x_t, t, cond, noise=noise).mean)
+
+
+def test_a_weaker_model_is_left_behind() -> None:
+    good, bad = Recorder(), Weak()
+    guided = AutoGuidance(good, bad, scale=2.5)(X, T, COND, noise=Noise(0, range(N)))
+    mean, weak = good(X, T, COND).mean, bad(X, T, COND).mean
+    torch.testing.assert_close(guided.mean, weak + 2.5 * (mean - weak), rtol=1e-6, atol=1e-6)
+    assert torch.equal(guided.kernel.frac, good(X, T, COND).kernel.frac)
+    assert bad.noise is None and bad.labels[:N] == COND["label"].tolist()
+
+
+def test_the_ends_of_auto_guidance_ask_one_model_only() -> None:
+    for scale, asked in ((1.0, (1, 0)), (0.0, (0, 1))):
+        good, bad = Recorder(), Weak()
+        guided = AutoGuidance(good, bad, scale=scale)(X, T, COND)
+        assert (good.calls, bad.calls) == asked and torch.equal(guided.mean, (good if scale else bad)(X, T, COND).mean)
+    good, bad = Recorder(), Weak()
+    part = AutoGuidance(good, bad, scale=3.0, from_=T[2].item())(X, T, COND).mean
+    assert torch.equal(part[:3], good(X, T, COND).mean[:3])
+    AutoGuidance(good, bad, scale=3.0, from_=0.95)(X, T, COND)
+    assert bad.calls == 1
+
+
+@pytest.mark.parametrize("name", ["cosine", "ve", "flow"])
+def test_the_weaker_model_may_have_another_schedule(name) -> None:
+    """Exact denoisers of one world agree at one signal-to-noise ratio, so that their difference is nothing."""
+    points, t = torch.tensor([[0.3, -0.2], [1.2, 0.9]], dtype=F64), torch.tensor([0.1, 0.7], dtype=F64)
+    good, bad = denoiser_of(MIXTURE, LINEAR), denoiser_of(MIXTURE, build_schedule(SCHEDULES[name]))
+    cond = {"label": torch.tensor([0, 2])}
+    torch.testing.assert_close(AutoGuidance(good, bad, scale=5.0)(points, t, cond).mean, good(points, t, cond).mean, rtol=1e-9, atol=1e-9)
+    noise = AutoGuidance(denoiser_of(MIXTURE, build_schedule(SCHEDULES["flow"])), bad, scale=2.0)(points, torch.ones(2, dtype=F64), cond)
+    assert bool(noise.mean.isfinite().all())  # pure noise, which the other process may not have
+
+
+def test_an_unconditional_weaker_model_is_classifier_free_guidance() -> None:
+    inner = denoiser_of(MIXTURE, LINEAR)
+    points, t, cond = torch.tensor([[0.3, -0.2]], dtype=F64), torch.tensor([0.5], dtype=F64), {"label": torch.tensor([1])}
+    given, free = inner(points, t, cond).mean, inner(points, t).mean
+    torch.testing.assert_close(AutoGuidance(inner, Plain(), scale=3.0)(points, t, cond).mean, free + 3 * (given - free))
+
+
+def test_auto_and_classifier_free_guidance_compose() -> None:
+    free = lambda d: ClassifierFree(d, null, scale=2.0)  # noqa: E731
+    auto = lambda d: AutoGuidance(d, Weak(), scale=3.0)  # noqa: E731
+    given, none = pair()
+    weak = 0.5 * given
+    outside = compose(Recorder(), [free, auto])(X, T, COND).mean
+    torch.testing.assert_close(outside, weak + 3 * (none + 2 * (given - none) - weak), rtol=1e-5, atol=1e-5)
+    inside = compose(Recorder(), [auto, free])(X, T, COND).mean
+    better = [0.5 * v + 3 * (v - 0.5 * v) for v in (given, none)]
+    torch.testing.assert_close(inside, better[1] + 2 * (better[0] - better[1]), rtol=1e-5, atol=1e-5)
+
+
+def test_attaching_a_weaker_model() -> None:
+    asked = []
+
+    def load(path, *, ema=True):
+        asked.append((path, ema))
+        return Weaker()
+
+    for text, ema in (({}, True), ({"ema": "off"}, False), ({"ema": "0.99"}, 0.99)):
+        guided = attach("auto", {"model": "x", "scale": "3", "rescale": "0.5", **text}, site(load=load))
+        assert (guided.scale, guided.rescale) == (3, 0.5) and asked[-1] == ("x", ema)
+    with pytest.raises(CapabilityError, match="'x' has no null class, as the model has"):
+        attach("auto", {"model": "x"}, site(load=lambda path, ema: Weaker(null=None)))
+    with pytest.raises(CapabilityError, match="'x' needs label, which the model knows nothing of"):
+        attach("auto", {"model": "x"}, site(load=lambda path, ema: Weaker()), Plain())
+    plain = attach("auto", {"model": "x"}, site(load=lambda path, ema: Weaker(Plain(), classes=(), null=None)))
+    assert isinstance(plain.other, Plain)
+
+
 # --- classifier ----------------------------------------------------------------------------------------------------------
 
 POINTS = torch.tensor([[0.3, -0.2], [1.2, 0.9], [0.1, 0.1]], dtype=F64)
@@ -278,12 +446,20 @@ class Loaded:
         self.classifier, self.classes = ExactClassifier(MIXTURE, LINEAR), classes
 
 
+class Weaker:
+    """A generator as a guidance sees it."""
+
+    def __init__(self, denoiser: Denoiser | None = None, *, classes=("a", "b", "c"), codec=None, null=null):
+        self.stage, self.classes, self.null = SimpleNamespace(denoiser=denoiser or denoiser_of(MIXTURE, LINEAR)), classes, null
+        self.spec = SimpleNamespace(recipe=SimpleNamespace(codec=codec))
+
+
 def attach(text_name: str, settings: dict[str, str], site: Site, inner: Denoiser | None = None):
     return call_with(get("guidance", text_name).attach, settings, inner or denoiser_of(MIXTURE, LINEAR), site, what=text_name)
 
 
 def site(**changes) -> Site:
-    given = {"null": null, "load": lambda path: Loaded(("a", "b", "c")), "classes": ("a", "b", "c")}
+    given = {"null": null, "load": lambda path, ema=True: Loaded(("a", "b", "c")), "classes": ("a", "b", "c")}
     return Site(**{**given, **changes})
 
 
@@ -297,11 +473,12 @@ def test_attaching_reads_the_settings() -> None:
 
 @pytest.mark.parametrize("name", names("guidance"))
 def test_every_guidance_can_be_attached_and_refuses_an_empty_interval(name) -> None:
-    settings = {"model": "x"} if name == "classifier" else {}
-    guided = attach(name, settings, site())
+    settings = {} if name == "cfg" else {"model": "x"}
+    place = site(load=lambda path, ema=True: Weaker()) if name == "auto" else site()
+    guided = attach(name, settings, place)
     assert guided.schedule == LINEAR and "label" in guided.accepts
     with pytest.raises(ConfigError, match="acts nowhere"):
-        attach(name, {**settings, "from": "0.5", "to": "0.1"}, site())
+        attach(name, {**settings, "from": "0.5", "to": "0.1"}, place)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +488,14 @@ def test_every_guidance_can_be_attached_and_refuses_an_empty_interval(name) -> N
         ("cfg", {"scal": "2"}, {}, ConfigError, "unknown setting of cfg 'scal'; did you mean 'scale'"),
         ("classifier", {}, {}, ConfigError, "classifier needs 'model'"),
         ("classifier", {"model": "x"}, {"load": lambda path: object()}, CapabilityError, "'x' is not a classifier"),
+        ("cfg", {"rescale": "2"}, {}, ConfigError, "rescale=2 is not in [0, 1]"),
+        ("cfg", {"norm": "0"}, {}, ConfigError, "norm=0; give the largest norm"),
+        ("cfg", {"space": "vv"}, {}, ConfigError, "unknown space 'vv'; did you mean 'v'"),
+        ("auto", {}, {}, ConfigError, "auto needs 'model'"),
+        ("auto", {"model": "x"}, {}, CapabilityError, "'x' is a classifier; write classifier,model=x"),
+        ("auto", {"model": "x", "ema": "some"}, {}, ConfigError, "auto: ema=some: expected"),
+        ("auto", {"model": "x"}, {"codec": "vae"}, CapabilityError, "'x' works in another space"),
+        ("auto", {"model": "x"}, {"classes": ("a",)}, ConfigError, "'x' knows the classes a, b, c, the model a"),
         (
             "classifier",
             {"model": "x"},
@@ -321,6 +506,8 @@ def test_every_guidance_can_be_attached_and_refuses_an_empty_interval(name) -> N
     ],
 )
 def test_what_cannot_be_attached(name, settings, changes, error, message) -> None:
+    if name == "auto" and changes:
+        changes = {"load": lambda path, ema=True: Weaker(), **changes}
     with pytest.raises(error) as caught:
         attach(name, settings, site(**changes))
     assert str(caught.value).startswith(message.split(";")[0]) or message in str(caught.value)
