@@ -2,44 +2,18 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.train.comparing import close, log, run_module, same_bits, weights
 from tests.train.toy import Points, TwoPhases, trainer
 
 from mezzotint.configs import EMAConfig, OptimConfig
 from mezzotint.errors import CheckpointError, ConfigError, DataError, TrainingError
 from mezzotint.train import trainer as trainer_module
 from mezzotint.weights import io
-
-REPOSITORY = Path(__file__).parents[2]
-FILES = [f"{kind}{name}.safetensors" for kind in ("model", "ema-0.9", "ema-0.5") for name in ("", "-critic")]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {f"{file}/{name}": value for file in FILES for name, value in io.read_tensors(folder / file).items()}
-
-
-def same_bits(one: Path, other: Path) -> None:
-    a, b = weights(one), weights(other)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-def close(one: Path, other: Path) -> None:
-    a, b = weights(one), weights(other)
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
-
-
-def log(run: Path, event: str = "train") -> list[dict]:
-    """The lines of one event without what depends on the machine."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("images_per_second", "peak_memory")} for line in lines if line["event"] == event]
 
 
 class Stopping(Points):
@@ -53,14 +27,6 @@ class Stopping(Points):
         if noise.step == 6 and "critic/3" in noise.stage:
             os.kill(self.trainer, signal.SIGTERM)
         return super().batch(ids, noise=noise)
-
-
-def run_module(module: str, *arguments: str, ranks: int = 0) -> None:
-    launch = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"] if ranks else []
-    environment = os.environ | {"PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launch, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +170,9 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped(tmp_path):
 
 
 def test_poison_all_over_stops_the_run(tmp_path):
-    with pytest.raises(TrainingError, match="25 steps in a row of phase 'critic' were not finite, up to step 5: the loss of image .*no checkpoint yet"):
+    with pytest.raises(
+        TrainingError, match="25 steps in a row of phase 'critic' were not finite, up to step 5: the loss of image .*no checkpoint yet"
+    ):
         trainer(tmp_path / "run", source=Points(poison=tuple(range(40))), save_every=96).run()
 
 
@@ -327,7 +295,10 @@ def test_running_out_of_memory_names_remedies(tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     objective.forward = forward
-    with pytest.raises(TrainingError, match="out of memory; the three cheapest remedies: .*--train.micro-batch.*--net.checkpointing.*--train.precision bf16"):
+    with pytest.raises(
+        TrainingError,
+        match="out of memory; the three cheapest remedies: .*--train.micro-batch.*--net.checkpointing.*--train.precision bf16",
+    ):
         trainer(tmp_path / "run", objective=objective).run()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from mezzotint.configs import (
     TrainConfig,
     UNetConfig,
 )
+from mezzotint.errors import MezzotintError
 from mezzotint.noise import Noise
 from mezzotint.objectives.base import Objective
 from mezzotint.train.trainer import Trainer
@@ -95,15 +98,42 @@ def spec(train: TrainConfig = TrainConfig(), workers: int = 0) -> Spec:
 
 def trainer(out: Path | str, *, source: Points | None = None, objective: Objective | None = None, workers: int = 0, **settings) -> Trainer:
     """A trainer of the toy objective; keywords of ``TrainConfig`` and of ``Trainer`` may be mixed."""
-    own = {name: settings.pop(name) for name in ("resume", "on_sample", "optim", "ema") if name in settings}
+    own = {name: settings.pop(name) for name in ("resume", "on_sample", "optim", "ema", "watchers") if name in settings}
     train = TrainConfig(**{"images": 96, "batch": 8, "save_every": 32, "sample_every": 0, "log_every": 5, "keep": 0, **settings})
     optim = OptimConfig(lr=1e-2, warmup=16, decay="linear")
     given = {"optim": optim, "ema": EMAConfig(decays=(0.9, 0.5)), **own}
     return Trainer(objective or TwoPhases(), source or Points(), out=out, train=train, spec=spec(train, workers), **given)
 
 
-if __name__ == "__main__":
+class Stalling(Points):
+    """Points that the second rank waits for at the fourth step."""
+
+    def batch(self, ids, *, noise: Noise) -> Batch:
+        if noise.step == 3 and os.environ["RANK"] == "1":
+            time.sleep(9)
+        return super().batch(ids, noise=noise)
+
+
+def draw(models, images: int, path: Path) -> None:
+    """A sample grid of a kind: bytes that depend on the average, and a draw from the global stream."""
+    torch.randn(3)
+    path.write_bytes(images.to_bytes(4, "big") + models["model"][2].weight.detach().numpy().tobytes())
+
+
+def main() -> int:
+    """Runs what the arguments say, each PLACE or PLACE:poison, PLACE:resume or PLACE:stall."""
+    sources = {"poison": lambda: Points(poison=(3,)), "stall": Stalling}
     for argument in sys.argv[1:]:
         place, _, how = argument.partition(":")
-        source = Points(poison=(3,)) if how == "poison" else Points()
-        trainer(place, source=source, resume=how == "resume", micro_batch=2).run()
+        source = sources.get(how, Points)()
+        timeout = 3 if how == "stall" else 60
+        try:
+            trainer(place, source=source, resume=how == "resume", micro_batch=2, timeout=timeout).run()
+        except MezzotintError as error:
+            print(f"toy: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

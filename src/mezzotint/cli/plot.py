@@ -109,5 +109,5 @@ def _distance(axes: Any, runs: Sequence[History]) -> None:
     for each in runs:
         for name, points in each.distances().items():
             _line(axes, points, _named(each, name, runs), marker="o", markersize=3)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     axes.set_title("Frechet distance")

@@ -151,6 +151,7 @@ class RunFolder:
                 checkpoint.rename(aside)
                 print(f"{error}; set aside as {aside.name}", flush=True)
                 continue
+            self._prune()  # which a killed process may have left to do
             return checkpoint
         if problem:
             raise CheckpointError(f"no checkpoint of {self.path} is whole; begin again with another --out (first problem: {problem})")
@@ -231,19 +232,20 @@ class RunFolder:
             value = {"state": state, "files": files}
             write_text(folder / _STATE, json.dumps(value | {"check": _check(value)}))
         write_text(self.path / LATEST_FILE, f"{CHECKPOINTS}/{place.name}\n")
-        for old in self._superfluous():
-            _remove(old)
+        self._prune()
         return place
 
-    def _superfluous(self) -> list[Path]:
-        """The checkpoints that are neither among the newest nor the first after a multiple of ``keep_every``."""
+    def _prune(self) -> None:
+        """Removes the checkpoints that are neither among the newest nor the first after a multiple of ``keep_every``."""
         found = _numbered(self.path / CHECKPOINTS)
         kept, passed = set(found[-self.keep :] if self.keep else found), 0
         for checkpoint in found:
             if self.keep_every and int(checkpoint.name) // self.keep_every > passed:
                 passed = int(checkpoint.name) // self.keep_every
                 kept.add(checkpoint)
-        return [checkpoint for checkpoint in found if checkpoint not in kept]
+        for checkpoint in found:
+            if checkpoint not in kept:
+                _remove(checkpoint)
 
 
 def _numbered(folder: Path) -> list[Path]:

@@ -103,11 +103,21 @@ class RunLog:
         images: Images seen so far.
         budget: Images of the whole run.
         device: Device whose memory is shown.
+        rollbacks: How often the run went back to a good state.
         trackers: Accelerate's trackers, set up; they are given what TensorBoard is given.
     """
 
     def __init__(
-        self, path: Path, events: Path, *, step: int, images: int, budget: int, device: torch.device, trackers: Sequence[Any] = ()
+        self,
+        path: Path,
+        events: Path,
+        *,
+        step: int,
+        images: int,
+        budget: int,
+        device: torch.device,
+        rollbacks: int = 0,
+        trackers: Sequence[Any] = (),
     ):
         self.path = path
         self.device = device
@@ -127,13 +137,16 @@ class RunLog:
             dynamic_ncols=terminal,
         )
         if path.exists():
-            self.back_to(step, images)
+            self.back_to(step, images, rollbacks)
 
-    def back_to(self, step: int, images: int) -> None:
-        """Removes what was written of the steps after this one, which are done again."""
+    def back_to(self, step: int, images: int, rollbacks: int) -> None:
+        """Removes what was written of the steps after this one, which are done again; lines of earlier rollbacks stay."""
+
+        def stays(line: dict[str, Any]) -> bool:
+            return line["times"] <= rollbacks if line["event"] == "rollback" else line["step"] <= step
+
         if self.path.exists():
-            kept = [json.dumps(line) + "\n" for line in read_log(self.path) if line["step"] <= step]
-            write_text(self.path, "".join(kept))
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in read_log(self.path) if stays(line)))
         if self._writer is not None:
             self._writer.close()
         # TensorBoard leaves out what earlier files hold of later steps.
@@ -178,7 +191,7 @@ class RunLog:
         line = json.dumps({"event": event, **_plain(values)}) + "\n"
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(line if self._whole else "\n" + line)
+                file.write(line if self._whole or _ends_a_line(self.path) else "\n" + line)
             self._whole = True
         except OSError as error:
             if self._whole:
@@ -205,6 +218,11 @@ class RunLog:
                 self._writer.close()
         for tracker in self.trackers:
             tracker.finish()
+
+
+def _ends_a_line(path: Path) -> bool:
+    content = path.read_bytes()
+    return not content or content.endswith(b"\n")
 
 
 def _writer(folder: Path, *, purge_step: int | None = None) -> Any:

@@ -59,6 +59,7 @@ class RunState:
         step: Training steps done.
         cursor: Images drawn.
         rollbacks: How often the run went back to a good state.
+        returned: Whether the run has gone back to just this state.
     """
 
     def __init__(self, objective: Objective, runners: Sequence[Runner], ema: EMA, scaler: Any, batch: int):
@@ -66,6 +67,7 @@ class RunState:
         self.step = 0
         self.cursor = 0
         self.rollbacks = 0
+        self.returned = False
 
     @property
     def images(self) -> int:
@@ -123,6 +125,7 @@ class RunState:
             "step": self.step,
             "cursor": self.cursor,
             "rollbacks": self.rollbacks,
+            "returned": self.returned,
             "ema": self.ema.counts,
             "objective": {name: v for name, v in beside.items() if not isinstance(v, Tensor)},
             "scaler": self.scaler.state_dict() if self.scaler is not None else {},

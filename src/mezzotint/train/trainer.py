@@ -266,6 +266,7 @@ class Trainer:
             images=state.images,
             budget=self.steps * self.train.batch,
             device=self.accelerator.device,
+            rollbacks=state.rollbacks,
             trackers=self.accelerator.trackers,
         )
         if self.resume:
@@ -460,10 +461,14 @@ class Trainer:
         times = state.rollbacks + 1
 
         def choose() -> Path:
-            for checkpoint, held in self.folder.good():
-                if not any(phase["skipped_in_a_row"] for phase in held["phases"].values()):
-                    return checkpoint
-            raise TrainingError(f"{fault}; there is no good checkpoint to go back to; use a lower --optim.lr")
+            good = [
+                (path, held) for path, held in self.folder.good() if not any(phase["skipped_in_a_row"] for phase in held["phases"].values())
+            ]
+            if len(good) > 1 and good[0][1]["returned"]:
+                good = good[1:]  # from there the run failed once more
+            if not good:
+                raise TrainingError(f"{fault}; there is no good checkpoint to go back to; use a lower --optim.lr")
+            return good[0][0]
 
         self.ranks.at("going back to the last good state")
         state.restore(self.ranks.on_main(choose))
@@ -472,8 +477,10 @@ class Trainer:
             runner.optimizer.zero_grad(set_to_none=True)
         self.ranks.on_main(lambda: self.folder.forget(state.images))
         if log:
-            log.back_to(state.step, state.images)
+            log.back_to(state.step, state.images, state.rollbacks)
+        state.returned = True
         self._save(log)  # the same state with the lower rate, so that a killed run does not fail once more
+        state.returned = False
         rate = ROLLBACK_RATE**times
         if log:
             log.event("rollback", step=state.step, images=state.images, failed=failed, reason=str(fault), times=times, rate=rate)
@@ -507,8 +514,9 @@ class Trainer:
 
     def _complain(self, event: str, error: Exception, log: RunLog | None) -> None:
         if log:
-            log.event(event, step=self.state.step, images=self.state.images, reason=str(error))
-            log.say(f"{error}; the run goes on; {self._last_good()}")
+            reason = f"{error.filename or 'the run folder'}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            log.event(event, step=self.state.step, images=self.state.images, reason=reason)
+            log.say(f"{reason}; the run goes on; {self._last_good()}")
 
     def _look(self, watcher: Watcher, log: RunLog | None) -> bool:
         """Has a watcher look; the state of training is left as it was. Returns whether a rank was told to stop meanwhile."""
