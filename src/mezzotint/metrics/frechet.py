@@ -133,8 +133,12 @@ def frechet_distance(a: Moments | tuple[Tensor, Tensor], b: Moments | tuple[Tens
     if mean_a.shape != mean_b.shape:
         raise ConfigError(f"moments of {len(mean_a)} and of {len(mean_b)} features cannot be compared; use one feature network for both")
     mean_b, cov_b = mean_b.to(mean_a.device), cov_b.to(mean_a.device)
-    # Eigenvalues of R_a^T S_b R_a are the squares: their roots would blow rounding errors of 1e-16 up to 1e-8, one for each dimension.
-    overlap = torch.linalg.svdvals(_root(cov_a).T @ _root(cov_b)).sum()
+    root = _root(cov_a)
+    squares = torch.linalg.eigvalsh(root.T @ cov_b @ root)
+    overlap = squares.clamp_min(0).sqrt().sum()
+    if bool((squares <= _rounding(squares)).any()):
+        # The root of a rounding error of 1e-16 is 1e-8, once for each dimension. Singular values need no root, but more time.
+        overlap = torch.linalg.svdvals(root.T @ _root(cov_b)).sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
     return max(float(distance), 0.0)
 
