@@ -31,8 +31,8 @@ class Arguments:
     reference: str
     """What it is measured against: real images or statistics of them."""
     metrics: str | None = None
-    """Names with commas between: fid, sfid, is, precision, recall, kid, density, coverage, cmmd, fid_infinity, cas. Without it those of
-    the first five that network and data can give."""
+    """Names with commas between: fid, sfid, is, precision, recall, kid, density, coverage, cmmd, fid_infinity, is_infinity, cas.
+    Without it those of the first five that network and data can give."""
     features: str | None = None
     """Feature network: inception, dinov2, clip or pixels with its settings, as in inception,weights=FILE; or a model of
     `mezzotint train-classifier`. Without it that of the reference's statistics, else inception."""

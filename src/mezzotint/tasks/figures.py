@@ -13,7 +13,7 @@ from mezzotint.errors import CapabilityError, ConfigError, DataError, unknown
 from mezzotint.metrics.features import Extractor
 from mezzotint.metrics.frechet import frechet_distance, frechet_error
 from mezzotint.metrics.inception_score import inception_score
-from mezzotint.metrics.infinity import fid_infinity
+from mezzotint.metrics.infinity import Extrapolation, fid_infinity, inception_score_infinity
 from mezzotint.metrics.kernel import cmmd, kid
 from mezzotint.metrics.precision_recall import Precision, density_coverage, precision_recall
 from mezzotint.metrics.spread import density_error, discrepancy_error, score_error, share_error
@@ -23,7 +23,7 @@ FULL = 50_000
 """Images of the published protocols; figures of fewer are named after their number, as in fid5k."""
 IS_SPLIT = 5_000
 INFINITY = (15, 5_000)
-"""Number of subsets, and images of the smallest, of FID-infinity."""
+"""Number of subsets, and images of the smallest, of the extrapolated figures."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ METRICS: Mapping[str, Metric] = {
     "coverage": Metric("share of real neighbourhoods that hold a sample", False, vectors="pool", vectors_of_both=True),
     "cmmd": Metric("Gaussian kernel distance of normed features, times 1000", True, vectors="pool", vectors_of_both=True),
     "fid_infinity": Metric("Frechet distance extrapolated to infinitely many samples", True, moments="pool", vectors="pool", biased=False),
+    "is_infinity": Metric("Inception score extrapolated to infinitely many samples", False, vectors="logits", biased=False),
 }
 """Metric -> what it needs; "cas", which trains a classifier, is beside them."""
 NAMES = (*METRICS, "cas")
@@ -317,12 +318,16 @@ def _cmmd(job: _Job) -> dict[str, Figure]:
     )
 
 
-def _infinity(job: _Job) -> dict[str, Figure]:
+def _infinity(name: str, job: _Job, rows: torch.Tensor, extrapolated: Callable[..., Extrapolation]) -> dict[str, Figure]:
     points, least = INFINITY
-    rows = job.samples.vectors["pool"].to(job.device)
     how = {"points": points, "smallest": least if len(rows) >= 2 * least else None, "seed": job.settings.seed}
-    found = fid_infinity(rows, _on(job.reference.moments["pool"], job.device), **how)
-    return job.figure("fid_infinity", found.value, found.spread, "standard error of the line's end, from its residuals", **how)
+    found = extrapolated(rows.to(job.device), **how)
+    return job.figure(name, found.value, found.spread, "standard error of the line's end, from its residuals", **how)
+
+
+def _fid_infinity(job: _Job) -> dict[str, Figure]:
+    real = _on(job.reference.moments["pool"], job.device)
+    return _infinity("fid_infinity", job, job.samples.vectors["pool"], lambda rows, **how: fid_infinity(rows, real, **how))
 
 
 _MEASURES: Mapping[str, Callable[[_Job], dict[str, Figure]]] = {
@@ -335,5 +340,6 @@ _MEASURES: Mapping[str, Callable[[_Job], dict[str, Figure]]] = {
     "density": _density_coverage,
     "coverage": _density_coverage,
     "cmmd": _cmmd,
-    "fid_infinity": _infinity,
+    "fid_infinity": _fid_infinity,
+    "is_infinity": lambda job: _infinity("is_infinity", job, job.samples.vectors["logits"], inception_score_infinity),
 }
