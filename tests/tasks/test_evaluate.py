@@ -15,6 +15,7 @@ from mezzotint.data.source import to_images
 from mezzotint.errors import CapabilityError, ConfigError, DataError
 from mezzotint.metrics.features import Pixels
 from mezzotint.metrics.frechet import frechet_distance
+from mezzotint.metrics.inception_score import inception_score
 from mezzotint.metrics.precision_recall import precision_recall
 from mezzotint.metrics.statistics import read_statistics, write_statistics
 from mezzotint.tasks.evaluate import Evaluator, Reading, evaluate, features_text, make_reference
@@ -270,3 +271,42 @@ def test_accumulator_refuses_what_is_no_image():
         evaluator.add(torch.tensor([0.0, torch.nan]).view(2, 1, 1, 1), names=["a.png", "b.png"])
     with pytest.raises(DataError, match=r"torch.int64 of shape \(2, 1, 2, 2\)"):
         evaluator.add(torch.zeros(2, 1, 2, 2, dtype=torch.int64))
+
+
+class ThreeOutputs:
+    """Has what Inception has."""
+
+    name, hash, resize = "inception", "00" * 32, "none"
+    outputs = frozenset({"pool", "spatial", "logits"})
+
+    def __call__(self, images):
+        rows = images.flatten(1)
+        return {"pool": rows[:, :8], "spatial": rows[:, 8:14], "logits": 4 * rows[:, 20:30]}
+
+
+def test_a_network_with_three_outputs_gives_five_figures(fake, real):
+    held = []
+    for pixels in (array_of(real), fake):
+        evaluator = Evaluator(ThreeOutputs(), quantise="none")
+        evaluator.add(to_images(pixels))
+        held.append(evaluator.statistics())
+    found = evaluator.measure(held[0])
+    assert list(found) == ["fid", "sfid", "is", "precision", "recall"]
+    assert [figure.label for figure in found.values()] == ["fid300", "sfid300", "is300", "precision300", "recall300"]
+    for name, part in (("fid", "pool"), ("sfid", "spatial")):
+        assert found[name].value == pytest.approx(frechet_distance(held[1].moments[part], held[0].moments[part]))
+        assert 0 < found[name].spread < found[name].value
+    assert found["is"].value == inception_score(held[1].vectors["logits"], splits=1).value
+
+
+def test_score_of_many_images_is_that_of_splits():
+    from mezzotint.metrics.statistics import Statistics
+    from mezzotint.tasks.figures import measure
+
+    logits = torch.randn(10_000, 4, generator=torch.Generator().manual_seed(0))
+    held = Statistics(10_000, {}, {"logits": logits})
+    figure = measure(held, held, ["is"])["is"]
+    halves = [inception_score(part, splits=1).value for part in logits.split(5_000)]
+    assert figure.value == pytest.approx(sum(halves) / 2)
+    assert figure.spread == pytest.approx(abs(halves[0] - halves[1]) / 2)
+    assert figure.label == "is10k"

@@ -179,7 +179,8 @@ def evaluation_sections(done: Evaluation) -> list[Section]:
 def _flat(held: Any, above: str = "") -> list[tuple[str, str]]:
     if isinstance(held, dict):
         return [row for key, value in held.items() for row in _flat(value, f"{above}.{key}" if above else key)]
-    return [] if held is None or held == {} else [(above, ", ".join(map(str, held)) if isinstance(held, list) else str(held))]
+    text = (", ".join(map(str, held)) or "none") if isinstance(held, list) else str(held)
+    return [] if held is None else [(above, text)]
 
 
 def _some(source: Source) -> np.ndarray:
@@ -267,8 +268,9 @@ def comparison_sections(results: Sequence[Result], table: Table | None = None) -
         pictures.append(("precision against recall", _plane(both)))
     if pictures:
         sections.append(Section("Charts", pictures=pictures))
-    kept = [(r.name, *pair) for r in results for pair in _flat(dict(r.protocol))]
-    sections.append(Section("Protocols", header=("result", "what", "value"), rows=kept))
+    held = [dict(_flat(dict(result.protocol))) for result in results]
+    rows = [(key, *(protocol.get(key, "") for protocol in held)) for key in dict.fromkeys(key for protocol in held for key in protocol)]
+    sections.append(Section("Protocols", header=("", *(result.name for result in results)), rows=rows))
     return sections
 
 
