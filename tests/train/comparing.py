@@ -55,11 +55,11 @@ def same_run(one: Path, other: Path) -> None:
     assert log(one) == log(other)
 
 
-def run_module(module: str, *arguments: str, ranks: int = 0, code: int = 0) -> str:
+def run_module(module: str, *arguments: str, ranks: int = 0, code: int = 0, timeout: float = 250) -> str:
     """Runs a module in a process of its own, or in several; what it printed."""
     launch = ["-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--standalone"] if ranks else []
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY / 'src'}{os.pathsep}{REPOSITORY}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launch, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=timeout)
     assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
     return done.stdout + done.stderr

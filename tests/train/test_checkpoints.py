@@ -31,7 +31,7 @@ def whole(tmp_path_factory) -> Path:
 @pytest.mark.timeout(900)
 def test_runs_that_are_killed_at_random_go_on_to_the_same_bits(tmp_path, seed, kills):
     out = tmp_path / "runs"
-    run_module("tests.train.kills", str(out), "random", str(seed), str(kills))
+    run_module("tests.train.kills", str(out), "random", str(seed), str(kills), timeout=850)
     runs = [path for path in out.iterdir() if path.name.isdigit()]
     resumed = sum(len(log(run, "resume")) > 0 for run in runs)
     assert resumed >= min(len(runs), 1)
