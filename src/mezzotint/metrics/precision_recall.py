@@ -49,15 +49,27 @@ def squared_distances(a: Tensor, b: Tensor, *, dtype: Precision = "float32") -> 
     Raises:
         ConfigError: An unknown type, or not the same number of features.
     """
+    _check(a, b, dtype)
+    x, y = a.to(_TYPES[dtype]), b.to(_TYPES[dtype])
+    if dtype != "float16":
+        return _squared(x, y, _square_norms(x), _square_norms(y))
+    square = (x.square().sum(dim=1)[:, None] - 2 * (x @ y.T) + y.square().sum(dim=1)[None]).clamp_min(0)
+    return square.float() if bool(torch.isfinite(square).all()) else squared_distances(a, b)
+
+
+def _check(a: Tensor, b: Tensor, dtype: Precision) -> None:
     if dtype not in _TYPES:
         raise unknown("type of distances", dtype, _TYPES)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ConfigError(f"features of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared; give [n, d] and [m, d]")
-    x, y = a.to(_TYPES[dtype]), b.to(_TYPES[dtype])
-    if dtype != "float16":
-        return torch.addmm(y.square().sum(dim=1)[None], x, y.T, alpha=-2).add_(x.square().sum(dim=1)[:, None]).clamp_min_(0)
-    square = (x.square().sum(dim=1)[:, None] - 2 * (x @ y.T) + y.square().sum(dim=1)[None]).clamp_min(0)
-    return square.float() if bool(torch.isfinite(square).all()) else squared_distances(a, b)
+
+
+def _square_norms(x: Tensor) -> Tensor:
+    return torch.einsum("nd,nd->n", x, x)  # without a copy of the features
+
+
+def _squared(x: Tensor, y: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
+    return torch.addmm(norms_y[None], x, y.T, alpha=-2).add_(norms_x[:, None]).clamp_min_(0)
 
 
 def neighbour_radii(features: Tensor, k: int = 3, *, dtype: Precision = "float32") -> Tensor:
@@ -183,6 +195,14 @@ def realism(generated: Tensor, real: Tensor, *, k: int = 3, dtype: Precision = "
 
 def _rows(a: Tensor, b: Tensor, dtype: Precision) -> Iterator[tuple[int, Tensor]]:
     """Distances of a few rows of ``a`` at a time to all of ``b``, so that the whole table never exists."""
+    _check(a, b, dtype)
     step = max(1, _TILE // max(1, len(b)))
+    if dtype == "float16":  # falls back by the block
+        for start in range(0, len(a), step):
+            yield start, squared_distances(a[start : start + step], b, dtype=dtype)
+        return
+    x, y = a.to(_TYPES[dtype]), b.to(_TYPES[dtype])
+    norms_x, norms_y = _square_norms(x), _square_norms(y)
     for start in range(0, len(a), step):
-        yield start, squared_distances(a[start : start + step], b, dtype=dtype)
+        rows = slice(start, start + step)
+        yield start, _squared(x[rows], y, norms_x[rows], norms_y)
