@@ -162,6 +162,50 @@ def test_any_number_of_channels_and_both_depths(mezzotint, tmp_path, channels, b
         assert mezzotint("info", "s/000001.png").out[0].endswith(f"8x12 pixels, {channels} channels, {bits} bits")
 
 
+def test_the_grid_may_be_looked_at_first(mezzotint, plain_model, tmp_path):
+    said = mezzotint("sample", plain_model, "--print-grid", "--steps", 3, "--sampler", "ddim")
+    assert said.code == 0 and not said.err and not list(tmp_path.iterdir())
+    assert said.out[0] == "ddim, grid uniform: 3 steps" and said.out[1].split() == ["step", "t", "alpha", "sigma", "log-SNR", "index"]
+    assert [line.split()[0] for line in said.out[2:]] == ["1", "2", "3", "end"]
+    assert said.out[2].split()[1:] == ["1", "0.00635282", "0.99998", "-10.1177", "999"]
+    assert said.out[4].split()[1:] == ["0.001", "0.99995", "0.01", "9.2102", "0"]
+    assert said.out[5].split()[1:] == ["0", "1", "0", "inf", "-"]
+    inside = mezzotint("sample", plain_model, "--print-grid", "--sampler", "dpm_solver,order=3,method=singlestep_fixed", "--steps", 4)
+    assert [line.split()[0] for line in inside.out[2:]] == ["1", "inside", "inside", "2", "end"]
+    adaptive = mezzotint("sample", plain_model, "--print-grid", "--sampler", "dpm_solver_adaptive", "--end", "0.3")
+    assert "chooses its own times" in adaptive.out[0] and adaptive.out[-1].split()[1] == "0.3"
+
+
+def test_ends_and_bounds_are_kept_with_the_images_and_heard_again(mezzotint, refused, plain_model):
+    how = ["--num", 2, "--steps", 4, "--exact"]
+    ways = {"a": [], "b": ["--end", "last"], "c": ["--end", "0.4"], "d": ["--clip", "0.8"], "e": ["--clip", "off"], "f": ["--clip", "on"]}
+    for name, words in ways.items():
+        assert mezzotint("sample", plain_model, *how, *words, "--out", name).code == 0
+        assert mezzotint("redo", f"{name}/000001.png").code == 0
+    jobs = {name: manifest(name)["job"] for name in ways}
+    assert "end" not in jobs["a"] and (jobs["b"]["end"], jobs["c"]["end"]) == ("last", 0.4)
+    assert [jobs[name]["clip"] for name in "adef"] == [True, 0.8, False, True]
+    images = {name: Path(name, "000001.png").read_bytes() for name in ways}
+    assert images["a"] == images["f"] and len(set(images.values())) == 5
+    assert "another job (end is null there" in refused("sample", plain_model, *how, "--end", "last", "--out", "a")
+    assert "another job (clip is true there" in refused("sample", plain_model, *how, "--clip", "0.8", "--out", "a")
+
+
+def test_a_weaker_model_guides(mezzotint, refused, plain_model, tmp_path):
+    torch.manual_seed(7)
+    untrained(tmp_path / "weak", classes=("ant", "bee", "7"), width=4)
+    words = ["--num", 2, "--guidance", "auto,model=weak,scale=2", "--guidance", f"auto,model={plain_model},ema=off,scale=1.5,rescale=0.5"]
+    assert mezzotint("sample", plain_model, *words, "--out", "s").code == 0
+    held = manifest("s")["guidance_models"]
+    assert held["weak"] == hashlib.sha256(Path("weak/model.safetensors").read_bytes()).hexdigest()
+    assert held[f"{plain_model},ema=off"] == manifest("s")["model"]["sha256"]
+    assert mezzotint("redo", "s/000001.png").code == 0
+    shutil.rmtree("weak")
+    torch.manual_seed(8)
+    untrained(tmp_path / "weak", classes=("ant", "bee", "7"), width=4)
+    assert "weak is not the model that guided" in refused("redo", "s/000001.png")
+
+
 # --- going on ------------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +315,12 @@ def test_a_folder_with_other_things_is_left_alone(refused, plain_model, tmp_path
         (["--guidance", "classifier,scale=2"], ["needs 'model'"]),
         (["--guidance", "classifier,model=nowhere"], ["nowhere", "does not exist"]),
         (["--batch-size", "0"], ["batch of 0"]),
+        (["--end", "first"], ["--end first", "0, last or a time"]),
+        (["--end", "1"], ["smaller time", "starts at 1"]),
+        (["--clip", "some"], ["--clip some", "0.995"]),
+        (["--clip", "1.2"], ["1.2", "quantile"]),
+        (["--guidance", "auto,scale=2"], ["needs 'model'"]),
+        (["--guidance", "cfg,rescale=7"], ["rescale=7", "[0, 1]"]),
     ],
     ids=str,
 )

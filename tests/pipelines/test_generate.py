@@ -10,11 +10,15 @@ import torch
 from tests.pipelines.tiny import CLASSES, classifier_spec, generator_spec, model_of, saved
 
 from mezzotint.checkpoint import load
-from mezzotint.configs import LabelConfig, SampleConfig, UNetConfig, VPConfig
+from mezzotint.configs import DenoiserConfig, DiscreteConfig, LabelConfig, SampleConfig, UNetConfig, VPConfig
 from mezzotint.denoise import Bound
 from mezzotint.errors import CapabilityError, CheckpointError, ConfigError
 from mezzotint.guidance import Classifier, ClassifierFree, ScoreShift
+from mezzotint.noise import Noise
 from mezzotint.pipelines.generate import Job, parse_classes, parse_ids, to_pixels
+from mezzotint.priors import Prior
+
+WEAKER = {"net": UNetConfig(width=4, mults=(1,), blocks=1, attention=()), "denoiser": DenoiserConfig(predicts="v", time_input="t_999")}
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +201,34 @@ def test_bounds_stand_outside_all_guidance(model, classifier) -> None:
     assert model.denoiser(model.job(clip=False)) is model.stage.denoiser
 
 
+def test_models_that_guide_are_read_once(classifier, tmp_path) -> None:
+    """By a job and its run, and until another job does without them."""
+    model, weaker = model_of(generator_spec()), str(saved(tmp_path / "weaker", generator_spec()))
+    read, load = [], model._load
+    model._load = lambda path, **how: read.append(path) or load(path, **how)
+    both = [f"classifier,model={classifier},scale=3", f"auto,model={weaker},scale=2"]
+    model.sample(num=2, guidance=both)
+    assert read == [classifier, weaker]
+    list(model.run(model.job(num=1, guidance=both[1])))
+    assert read == [classifier, weaker]
+    model.job(num=1, guidance=f"{both[1]},ema=off")
+    model.job(num=1)
+    model.job(num=1, guidance=both[1])
+    assert read[2:] == [weaker, weaker]
+
+
+def test_auto_guidance_of_a_model_folder(model, tmp_path) -> None:
+    weaker, settings = saved(tmp_path / "weaker", generator_spec(schedule=VPConfig(), **WEAKER)), {"classes": "cat=2,dog=2", "seed": 3}
+    plain = model.sample(**settings)
+    assert torch.equal(model.sample(guidance=f"auto,model={weaker},scale=1", **settings), plain)
+    guided = model.sample(guidance=[f"auto,model={weaker},scale=2", "cfg,scale=2,rescale=0.7"], **settings)
+    assert bool(guided.isfinite().all()) and (guided - plain).abs().max() > 1e-3
+    with pytest.raises(ConfigError, match="knows the classes owl, the model cat, dog, 7"):
+        model.job(guidance=f"auto,model={saved(tmp_path / 'owls', generator_spec(classes=('owl',)))}")
+    with pytest.raises(CapabilityError, match="has no null class"):
+        model.job(guidance=f"auto,model={saved(tmp_path / 'certain', generator_spec(label=LabelConfig()))}")
+
+
 def test_no_op_scales_are_equal_in_all_bits(model, unconditional, classifier) -> None:
     """Classifier-free 1 is the conditional model, 0 the unconditional one; classifier 0 is none."""
     settings = {"classes": "cat=2,dog=2", "seed": 3}
@@ -220,6 +252,83 @@ def test_guidance_changes_the_images(model, unconditional, classifier) -> None:
             assert (a - b).abs().max() > 1e-3
     one = unconditional.sample(guidance=f"classifier,model={classifier},scale=50", classes="cat=2", seed=3)
     assert (one - unconditional.sample(num=2, seed=3)).abs().max() > 1e-3
+
+
+# --- ends, bounds, starts ------------------------------------------------------------------------------------------------
+
+
+def test_images_may_end_before_0(model) -> None:
+    for end, last in ((0, 0.0), ("last", 0.001), (0.25, 0.25)):
+        job = model.job(num=2, steps=7, end=end)
+        assert model.plan(job).grid[-1].item() == last and model.plan(job).steps == 7
+        (chunk,) = model.run(job)
+        assert chunk.trajectory.t.tolist() == [last] * 2
+        assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+    assert model.job(end=0) == model.job() and "end" not in model.job().to_dict()
+    for end in (1.0, -0.1, float("nan")):
+        with pytest.raises(ConfigError, match="sampling must end at a smaller time"):
+            model.job(steps=7, end=end)
+    with pytest.raises(ConfigError, match="runs over the whole process"):
+        model.job(end="last")  # the model's own grid is a respacing rule
+
+
+def test_a_run_that_stops_goes_on_to_the_same_image(model) -> None:
+    """The states at a given end are those of the whole run there."""
+    whole = next(iter(model.run(model.job(num=2, grid="times:1,0.7,0.4,0.1", sampler="ddim"), save="all"))).trajectory
+    part = next(iter(model.run(model.job(num=2, grid="times:1,0.7,0.4", sampler="ddim", end=0.1)))).trajectory
+    torch.testing.assert_close(part.x, whole.xs[2])
+
+
+def test_dynamic_thresholding(model) -> None:
+    job = model.job(num=4, clip=0.9)
+    bound = model.denoiser(job)
+    assert isinstance(bound, Bound) and bound.quantile == 0.9 and job.clip == 0.9
+    assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
+    made = [model.sample(num=4, clip=clip, guidance="cfg,scale=5") for clip in (True, 0.9, False)]
+    assert made[1].abs().max() <= 1 and all((a - b).abs().max() > 1e-3 for a in made for b in made if a is not b)
+    for clip in (0.0, 1.5, -1.0):
+        with pytest.raises(ConfigError, match=r"give on, off or a quantile in \(0, 1\]"):
+            model.job(clip=clip)
+
+
+class Halfway(Prior):
+    """Begins at other times than the noisiest."""
+
+    def __init__(self, *times: float):
+        self.times = times
+
+    def sample(self, shape, *, cond, noise):
+        x = noise.normal((len(noise.ids), *shape), name="prior")
+        return x, torch.tensor(self.times, dtype=torch.float64)[list(noise.ids)]
+
+
+def test_sampling_begins_where_the_prior_says() -> None:
+    model = model_of(generator_spec(sample=SampleConfig(sampler="ddim")))
+    model.stage = replace(model.stage, prior=Halfway(0.6, 0.3))
+    both = next(iter(model.run(model.job(num=2, steps=3), save="all"))).trajectory
+    assert [t.tolist() for t in both.ts][-1] == [0, 0] and both.ts[0][0] > both.ts[0][1]
+    alone = next(iter(model.run(model.job(ids=[1], steps=3)))).trajectory
+    torch.testing.assert_close(alone.x[0], both.x[1], rtol=1e-4, atol=1e-4)
+    model.stage = replace(model.stage, prior=Halfway(0.0, 0.0))
+    job = model.job(num=2, steps=3)
+    done = next(iter(model.run(job))).trajectory
+    assert done.steps == done.calls == 0
+    assert torch.equal(done.x, model.stage.prior.sample((3, 4, 4), cond={}, noise=Noise(0, [0, 1], stage="sample").sub("prior"))[0])
+
+
+def test_networks_that_know_only_some_times_are_asked_at_these() -> None:
+    spec = generator_spec(denoiser=DenoiserConfig(time_input="nearest"), schedule=DiscreteConfig(betas="cosine", steps=20))
+    for sampler, steps, end in (("ddim", 7, 0), ("heun", 9, "last"), ("ddim", 20, 0), ("dpm_solver,order=3", 5, 0.3)):
+        model = model_of(spec)
+        grid = model.plan(model.job(sampler=sampler, steps=steps, end=end, grid="karras")).grid
+        levels = grid[:-1] * 20
+        assert len(grid) == steps + 1 and bool((grid.diff(dim=0) < 0).all()) and grid[0] == 1
+        torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-9)
+        assert grid[-1].item() == {"last": 1 / 20}.get(end, end)
+    with pytest.raises(ConfigError, match="21 steps, and this network knows 20 noise levels on the way; give at most so many steps"):
+        model.job(steps=21, grid="uniform")
+    free = model_of(generator_spec(schedule=DiscreteConfig(betas="cosine", steps=20)))
+    assert free.plan(free.job(steps=7, grid="karras")).grid[1] * 20 % 1 != 0  # such a network is told a number between the levels
 
 
 # --- the same image -------------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from tests.analytic import F64, SCHEDULES
 
 from mezzotint.configs import DiscreteConfig, VEConfig
 from mezzotint.errors import CapabilityError, ConfigError
-from mezzotint.sample.grid import make_grid
+from mezzotint.sample.grid import make_grid, noise_schedules, snapped
 from mezzotint.schedules import build_schedule
+from mezzotint.types import Plan
 
 BUILT = {name: build_schedule(config) for name, config in SCHEDULES.items()}
 BUILT["jsd"] = build_schedule(DiscreteConfig(betas="jsd", steps=100))
@@ -53,6 +56,51 @@ def test_grids_fall_strictly_and_end_where_they_should(name, spacing) -> None:
             assert bool((schedule.half_log_snr(grid[:, 0]).diff() > 0).all()), (steps, end)
             if value == 0 and steps > 1:
                 assert grid[-2].item() == schedule.t_min
+
+
+@given(
+    name=st.sampled_from(sorted(BUILT)),
+    spacing=st.sampled_from(NAMED),
+    steps=st.integers(1, 1000),
+    end=st.one_of(st.sampled_from([0.0, "last"]), st.floats(0.001, 0.98)),
+)
+def test_grids_end_exactly_where_they_are_told_for_any_number_of_steps(name, spacing, steps, end) -> None:
+    schedule = BUILT[name]
+    wanted = schedule.t_min if end == "last" else end * schedule.t_max
+    assume(wanted < schedule.t_max)
+    grid = make_grid(schedule, spacing, steps, t_end="last" if end == "last" else wanted)[:, 0]
+    assert len(grid) == steps + 1 and grid[0] == schedule.t_max and grid[-1] == wanted
+    assert bool((grid.diff() < 0).all()) and bool((schedule.half_log_snr(grid).diff() > 0).all())
+
+
+def levels_of(num: int):
+    """``Denoiser.snap`` of a network that knows the levels alone."""
+    return lambda t: (t * num).round().clamp_min(1) / num
+
+
+@given(steps=st.integers(1, 100), spacing=st.sampled_from(NAMED), end=st.sampled_from([0.0, "last", 0.3]))
+def test_snapped_plans_visit_each_level_once(steps, spacing, end) -> None:
+    schedule = BUILT["jsd"]
+    plan = Plan(make_grid(schedule, spacing, steps, t_end=end))
+    least = {0.0: 0, "last": 1, 0.3: 30}[end]
+    if steps > 100 - least:
+        with pytest.raises(ConfigError, match=f"{steps} steps, and this network knows {100 - least} noise levels"):
+            snapped(plan, schedule, levels_of(100))
+        return
+    grid = snapped(plan, schedule, levels_of(100)).grid
+    levels = (grid[:-1] * 100).round()
+    torch.testing.assert_close(grid[:-1], levels / 100, rtol=0, atol=0)
+    assert len(grid) == steps + 1 and torch.equal(grid[[0, -1]], plan.grid[[0, -1]]) and bool((grid.diff(dim=0) < 0).all())
+    if steps <= 5 and spacing == "uniform":
+        assert torch.equal(levels, (plan.grid[:-1] * 100).round().clamp_min(1))  # nothing moves further than it must
+
+
+def test_plans_on_the_levels_and_adaptive_ones_are_left_alone() -> None:
+    schedule = BUILT["jsd"]
+    for plan in (Plan(make_grid(schedule, "10", None)), Plan(make_grid(schedule, "uniform", 3), adaptive=True)):
+        assert snapped(plan, schedule, levels_of(100)) is plan
+    free = Plan(make_grid(BUILT["vp"], "uniform", 3))
+    assert snapped(free, BUILT["vp"], lambda t: t) is free
 
 
 def test_each_image_may_have_a_start_of_its_own() -> None:
@@ -99,3 +147,38 @@ def test_what_cannot_be_is_refused(spacing, steps, options, words) -> None:
 def test_a_rule_for_levels_needs_levels() -> None:
     with pytest.raises(CapabilityError, match="numbered levels"):
         make_grid(BUILT["ve"], "ddim25", None)
+
+
+# --- other noise schedules -------------------------------------------------------------------------------------------------
+
+
+def test_betas_give_the_noise_levels_of_their_own_process() -> None:
+    schedule = build_schedule(DiscreteConfig(betas="linear", steps=2000, first=1e-6, last=1e-2))
+    grid = make_grid(schedule, "betas:1e-4,0.3", 20)
+    assert grid.shape == (21, 1) and grid[-1] == 0
+    wanted = torch.cumprod(1 - torch.linspace(1e-4, 0.3, 20, dtype=torch.float64), 0).flip(0)
+    torch.testing.assert_close(schedule(grid[:-1, 0])[0] ** 2, wanted, rtol=1e-9, atol=0)
+    assert len(make_grid(schedule, "betas:1e-4,0.3", 20, t_end="last")) == 20
+    own = make_grid(schedule, "betas:1e-6,0.01", 2000)  # that of training
+    torch.testing.assert_close(own, make_grid(schedule, "uniform", 2000))
+
+
+@pytest.mark.parametrize("steps", [2, 10, 100])
+def test_noise_schedules_for_a_search(steps) -> None:
+    schedule = build_schedule(DiscreteConfig(betas="linear", steps=2000, first=1e-6, last=1e-2))
+    found = noise_schedules(schedule, steps)
+    assert len(found) == 12
+    ends = sorted(float(schedule(make_grid(schedule, text, steps)[0, 0])[0].log()) for text in found)
+    most = float(schedule(torch.ones(1, dtype=torch.float64))[0].log())
+    torch.testing.assert_close(torch.tensor(ends) / most, torch.tensor([1.0, 0.8, 0.6, 0.4]).repeat_interleave(3), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("betas:0.1", "two growing numbers"), ("betas:0.3,0.1", "two growing"), ("betas:0.1,0.9", "beyond the noise")]
+)
+def test_betas_that_cannot_be(text, message) -> None:
+    schedule = build_schedule(DiscreteConfig(betas="linear", steps=2000, first=1e-6, last=1e-2))
+    with pytest.raises(ConfigError, match=message):
+        make_grid(schedule, text, 20)
+    with pytest.raises(ConfigError, match="other ends"):
+        make_grid(schedule, "betas:1e-4,0.1", 20, t_end=0.3)
