@@ -35,6 +35,31 @@ def test_a_time_depends_on_its_image_alone() -> None:
 # --- importance ----------------------------------------------------------------------------------------------------------
 
 
+def levels(n: int = 1_000_000, *, official: bool = False) -> torch.Tensor:
+    """Draws of the law of noise levels, as positions in its table of ten steps."""
+    schedule = build_schedule(DiscreteConfig(betas="linear", steps=10, first=1e-3, last=0.3))
+    return build_law("noise_level", schedule, official=official).draw(n, QuickNoise(n)).t * 10
+
+
+def test_noise_levels_are_uniform_in_pieces() -> None:
+    position = levels()
+    counts = torch.bincount(position.ceil().long() - 1, minlength=10)
+    assert len(counts) == 10 and bool(((counts - 100_000).abs() < 5 * 300).all())  # five standard deviations
+    schedule = build_schedule(DiscreteConfig(betas="linear", steps=10, first=1e-3, last=0.3))
+    gamma = schedule(position[position > 9] / 10)[0] ** 2
+    ends = schedule(torch.tensor([0.9, 1.0], dtype=F64))[0] ** 2
+    share = (gamma - ends[1]) / (ends[0] - ends[1])
+    assert share.min() >= -1e-9 and share.max() <= 1 + 1e-9
+    assert abs(share.mean().item() - 0.5) < 0.005 and abs(share.var().item() - 1 / 12) < 0.001
+
+
+def test_the_common_code_draws_one_step_for_a_batch() -> None:
+    position = levels(1000, official=True)
+    assert position.ceil().unique().numel() == 1 and position.unique().numel() == 1000
+    with pytest.raises(CapabilityError, match="discrete"):
+        build_law("noise_level", build_schedule(VPConfig()))
+
+
 def filled(loss, history: int = 10) -> Importance:
     law = Importance(LEVELS)
     for k in range(history):

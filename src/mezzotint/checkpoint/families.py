@@ -224,7 +224,7 @@ def difference(shapes: Shapes, taken: list[tuple[str, OfficialModel]]) -> str:
         shapes: Official name -> shape.
         taken: Families that recognised it, and as what.
     """
-    stripped = {name.removeprefix("model."): shape for name, shape in shapes.items()}
+    stripped = {name.removeprefix("model.").removeprefix(sr3.PREFIX): shape for name, shape in shapes.items()}
     candidates = [_Known("", family, model.net, model.size) for family, model in taken]
     ranked = sorted(_published(), key=lambda known: -_overlap(known.names, stripped.keys()))
     best, best_count, text = ranked[0], -1, ""

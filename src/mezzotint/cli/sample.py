@@ -119,6 +119,7 @@ def run(command: str, words: list[str]) -> int:
     if given.print_grid or given.out is None:
         print("\n".join(grid_lines(model, job)))
         return 0
+    model.check_low_res(job, None)
     folder = SampleFolder(given.out, model, job, every=given.every)
     fresh = not given.out.exists() or not any(given.out.iterdir())
     if given.npz is not None and given.npz.exists() and fresh:

@@ -66,6 +66,9 @@ class Cascade(Model):
     def reduced(self, images: Tensor, ids: Sequence[int], *, seed: int = 0) -> dict[int, Tensor] | None:
         return self.stages[0].reduced(images, ids, seed=seed)
 
+    def check_low_res(self, job: Job, low_res: Tensor | Mapping[int, Tensor] | None) -> None:
+        self.stages[0].check_low_res(job, low_res)
+
     # --- planning --------------------------------------------------------------------------------------------------------
 
     def job(self, *, stages: StageSettings | None = None, **wish: Any) -> Job:

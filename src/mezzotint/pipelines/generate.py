@@ -490,7 +490,7 @@ class Model(Loaded):
             CapabilityError: The model begins from low-resolution images, and there are none.
             ConfigError: Low-resolution images that the model has no use for, or others than the job names.
         """
-        self._check_low_res(job, low_res)
+        self.check_low_res(job, low_res)
         denoiser, sampler = self.denoiser(job, guidance), self.sampler(job)
         given = dict(zip(job.ids, job.labels or [None] * len(job.ids), strict=True))
         for block, wanted in _blocks(job):
@@ -530,7 +530,8 @@ class Model(Loaded):
             return None
         return dict(zip(ids, part.reduce(images, noise=Noise(seed, ids, stage="reduced")), strict=True))
 
-    def _check_low_res(self, job: Job, low_res: Tensor | Mapping[int, Tensor] | None) -> None:
+    def check_low_res(self, job: Job, low_res: Tensor | Mapping[int, Tensor] | None) -> None:
+        """Whether a job is given the low-resolution images that it needs; arguments and errors as for ``run``."""
         if self.stage.conditioner.part(LowRes) is None:
             if low_res is not None:
                 raise ConfigError("this model begins from no low-resolution image; leave out low_res")
