@@ -40,11 +40,11 @@ PARTS = ("calls", "peers", "variance")
 CLOSE = 1.05
 """Near enough to the distance of the reference, as a factor."""
 REFERENCE_STEPS = 1000
-BUDGETS = (4, 5, 6, 8, 10, 12, 15, 20, 30, 50)
+BUDGETS = (4, 5, 6, 8, 10, 12, 15, 20, 30)
 PEER_BUDGETS = (4, 5, 6, 8, 10, 15, 20)
 SAME = 1.002
 """Distances within this factor are the same: both sides round."""
-GRIDS = ("trailing", "beta")
+GRID = "trailing"
 TWO_CALLS = {"heun": 1, "dpm2": 1, "dpmpp_sde": 1, "predictor_corrector": 0}
 """Samplers of two calls a step, and the calls that their last step does not make."""
 VARIANTS = {
@@ -58,6 +58,7 @@ OURS = ("dpm_solver", "dpm_solver,order=3", "unipc", "unipc,order=2")
 OUR_GRIDS = ("linspace_open", "trailing", "beta")
 KINDS = ("fixed_small", "fixed_large", "analytic", "sn", "npr")
 BITS_STEPS, DISTANCE_STEPS = (10, 25), (5, 7, 10)
+BITS_IMAGES = 300
 CAP = 1
 BATCH = 250
 
@@ -161,8 +162,7 @@ def ladders() -> dict[str, list[tuple[str, int | None, str]]]:
         else:
             for text in (",".join(filter(None, (name, setting))) for setting in VARIANTS.get(name, ("",))):
                 each = [(calls + TWO_CALLS[name]) // 2 if name in TWO_CALLS else calls for calls in BUDGETS]
-                for grid in GRIDS:
-                    out[f"{text} | {grid}"] = [(text, steps, grid) for steps in each]
+                out[text] = [(text, steps, GRID) for steps in each]
     return out
 
 
@@ -182,10 +182,9 @@ def calls_to_reference(world: Digits, steps: int) -> dict[str, Any]:
         at, distance = tried[-1]
         reached = distance <= CLOSE * reference
         found[row] = {"reached": reached, "calls": at, "distance": distance, "tried": tried}
-        name, _, grid = row.partition(" | ")
-        rows.append((name, grid or "its own", at if reached else f"more than {at}", distance))
-        print(f"  {row}: {rows[-1][2]}", file=sys.stderr, flush=True)
-    table(("sampler", "grid", "calls", "distance"), rows)
+        rows.append((row, at if reached else f"more than {at}", distance))
+        print(f"  {row}: {rows[-1][1]}", file=sys.stderr, flush=True)
+    table(("sampler", "calls", "distance"), rows)
     return {"distance": reference, "calls": calls, "samplers": found}
 
 
@@ -273,8 +272,8 @@ def variances(world: Digits, head_images: int) -> dict[str, dict[str, dict[int, 
         shutil.copytree(world.model.path, folder)
         for kind in KINDS:
             if not kind.startswith("fixed"):
-                words = [str(folder), "--data", str(data), "--kind", kind, "--seed", str(world.seed), "--levels", "200", "--images", "200"]
-                words += ["--train-images", str(head_images), "--lr", "1e-3"]
+                words = [str(folder), "--data", str(data), "--kind", kind, "--seed", str(world.seed), "--levels", "100", "--images", "128"]
+                words += ["--train-images", str(head_images), "--lr", "3e-3", "--head", "block"]
                 with contextlib.redirect_stdout(io.StringIO()):
                     add_covariance("covariance", words)
             model = generator(folder)
@@ -282,7 +281,9 @@ def variances(world: Digits, head_images: int) -> dict[str, dict[str, dict[int, 
             known = model.stage.denoiser if kind.startswith("fixed") else model.with_variance()
             bits, distance = {}, {}
             for steps in BITS_STEPS:
-                measured = likelihood(model, world.held_out, steps=steps, grid="even", variance=name, seed=world.seed, batch_size=BATCH)
+                measured = likelihood(
+                    model, world.held_out, num=BITS_IMAGES, steps=steps, grid="even", variance=name, seed=world.seed, batch_size=BATCH
+                )
                 bits[steps] = measured.bits_per_dim
             for steps in DISTANCE_STEPS:
                 distance[steps] = world.ours(f"ancestral,variance={name},cap={CAP}", steps, "even", Bound(known).eval())[0]

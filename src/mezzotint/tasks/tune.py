@@ -35,6 +35,10 @@ SAMPLERS = (
     "unipc,order=3",
 )
 """The samplers that are tried, unless told otherwise."""
+GRIDS = (*SPACINGS, "trailing")
+"""The spacings that are tried; models without numbered levels do without the last."""
+TWO_CALLS = ("heun", "dpm2", "dpmpp_sde")
+"""Samplers of two calls a step, but for the last; the others count theirs in steps."""
 KEEP = 3
 """One of so many candidates goes into the next round."""
 ROUNDS = 3
@@ -67,7 +71,7 @@ def tune_solver(
     *,
     num: int = 1024,
     samplers: Sequence[str] = SAMPLERS,
-    grids: Sequence[str] | Callable[[int], Sequence[str]] = SPACINGS,
+    grids: Sequence[str] | Callable[[int], Sequence[str]] = GRIDS,
     guidance: Sequence[tuple[str, ...]] = ((),),
     features: ClassifierModel | None = None,
     seed: int = 0,
@@ -149,8 +153,7 @@ def candidates(
     """All combinations that this model can be sampled by within a budget, each with as many steps as it allows."""
     found = []
     for sampler in samplers:
-        # Two calls a step but for the last; the others count theirs in steps.
-        steps = (budget + 1) // 2 if sampler.partition(",")[0] in ("heun", "dpm2") else budget
+        steps = (budget + 1) // 2 if sampler.partition(",")[0] in TWO_CALLS else budget
         for grid in grids:
             for wraps in guidance:
                 try:
