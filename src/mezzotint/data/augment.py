@@ -27,7 +27,9 @@ FINE = 2
 def augment(images: Tensor, *, noise: Noise, probability: float) -> tuple[Tensor, Tensor]:
     """Changes images at random.
 
-    Mirroring left and right is as likely as not, whatever the probability, since most data is mirrored anyway.
+    Mirroring left and right is as likely as not, whatever the probability, since most data is mirrored anyway. The numbers are those of
+    EDM, so that its published weights understand them; like those they leave open whether an image is stretched along a direction or
+    across it.
 
     Args:
         images: ``[b, c, h, w]``.
