@@ -90,7 +90,7 @@ class Extrapolation(Guidance):
         norm: Largest norm of given - weak, over all of an image; what is longer is shortened before the part along is taken out.
 
     Source: Ho & Salimans 2022, equation 6 with w = scale - 1; Kynkäänniemi et al. 2024 (interval); Peebles & Xie 2023 (channels);
-    Lin et al. 2024, equations 14-16 (rescale); Sadat et al. 2025 (APG), algorithm 1 without its momentum (parallel, norm).
+    Lin et al. 2024, section 3.4 (rescale); Sadat et al. 2025 (APG), algorithm 1 without its momentum (parallel, norm).
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class AutoGuidance(Extrapolation):
             null condition of classifier-free guidance.
         settings: As for ``Extrapolation``.
 
-    Source: Karras et al. 2024 (autoguidance), equation 3 with w = scale.
+    Source: Karras et al. 2024 (autoguidance), section 4, with w = scale.
     """
 
     def __init__(self, inner: Denoiser, other: Denoiser, **settings: Unpack[Settings]):
