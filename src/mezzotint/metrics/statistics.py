@@ -26,6 +26,7 @@ MOMENTS = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 MOST_FEATURES = 8192
 """Largest number of features that has a covariance here."""
 _BLOCK = 8
+_TYPES = {"spatial": torch.float16}  # only the spread of sFID needs these vectors
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Statistics:
     Attributes:
         n: Number of images.
         moments: Feature -> its mean ``[d]`` and covariance ``[d, d]``, float64.
-        vectors: Feature -> vectors ``[k, d]`` float32 of some or all of the images.
+        vectors: Feature -> vectors ``[k, d]`` of some or all of the images: float32, or float16 for "spatial".
         ids: The images that the vectors are of, ``[k]`` int64.
         protocol: How all this was measured, and of what.
         pixels: Facts about the pixels: ``channels``, ``size``, ``mean`` and ``std`` of each channel in levels of 0 to 255, ``steps`` (see
@@ -52,6 +53,37 @@ class Statistics:
     digests: Tensor | None = None
 
 
+class _Rows:
+    """A matrix that grows by rows: one block, so that its rows never lie in memory twice while its size is foreseen."""
+
+    def __init__(self, dtype: torch.dtype, expected: int):
+        self.n, self._dtype, self._expected = 0, dtype, expected
+        self._block: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        end = self.n + len(rows)
+        if self._block is None:
+            self._block = torch.empty(max(end, self._expected), rows.shape[1], dtype=self._dtype)
+        elif end > len(self._block):
+            larger = torch.empty(max(end, 2 * len(self._block)), rows.shape[1], dtype=self._dtype)
+            larger[: self.n] = self._block[: self.n]
+            self._block = larger
+        self._block[self.n : end] = rows
+        self.n = end
+
+    @property
+    def rows(self) -> Tensor:
+        """``[n, d]``, not copied."""
+        return torch.zeros(0, 0) if self._block is None else self._block[: self.n]
+
+    def sort(self, order: Tensor) -> None:
+        if self._block is not None and not bool((order[1:] > order[:-1]).all()):
+            self._block = self._block[order]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_block": None if self._block is None else self.rows.clone()}
+
+
 class Collector:
     """Counts images in batches, in any order: moments of all, vectors of those that are kept.
 
@@ -60,19 +92,26 @@ class Collector:
         moments: Features whose mean and covariance are wanted.
         vectors: Features of which vectors are kept.
         kept: Numbers of the images whose vectors are kept; None: all.
+        expected: How many vectors there will be, if that is known: saves memory.
 
     Attributes:
         n: Number of images so far.
     """
 
     def __init__(
-        self, extractor: Extractor, *, moments: Iterable[str] = ("pool",), vectors: Iterable[str] = (), kept: Collection[int] | None = None
+        self,
+        extractor: Extractor,
+        *,
+        moments: Iterable[str] = ("pool",),
+        vectors: Iterable[str] = (),
+        kept: Collection[int] | None = None,
+        expected: int = 0,
     ):
         self.extractor = extractor
         self.n = 0
         self._kept = kept
         self._moments = {name: Moments() for name in moments}
-        self._vectors: dict[str, list[Tensor]] = {name: [] for name in vectors}
+        self._vectors = {name: _Rows(_TYPES.get(name, torch.float32), expected) for name in vectors}
         self._vector_ids: list[int] = []
         self._ids: list[int] = []
         self._digests: list[int] = []
@@ -106,8 +145,8 @@ class Collector:
         if rows and self._vectors:
             every = len(rows) == len(images)
             self._vector_ids += [int(ids[i]) for i in rows]
-            for name, parts in self._vectors.items():
-                parts.append((features[name] if every else features[name][rows]).float().cpu())
+            for name, held in self._vectors.items():
+                held.add(features[name] if every else features[name][rows])
         self._ids += [int(k) for k in ids]
         self._digests += digests(images)
         self.n += len(images)
@@ -151,8 +190,8 @@ class Collector:
             return self
         for name, moments in self._moments.items():
             moments.merge(other._moments[name])
-        for name, parts in self._vectors.items():
-            parts += other._vectors[name]
+        for name, held in self._vectors.items():
+            held.add(other._vectors[name].rows)
         self._vector_ids += other._vector_ids
         self._ids += other._ids
         self._digests += other._digests
@@ -185,17 +224,14 @@ class Collector:
             twice = next(k for k, times in zip(*np.unique(self._ids, return_counts=True), strict=True) if times > 1)
             raise DataError(f"image {twice} was counted twice; give each image once, also where ranks pad their last batch")
         order = torch.tensor(self._vector_ids, dtype=torch.int64).argsort()
-        vectors = {}
-        for name in list(self._vectors):
-            joined = torch.cat(self._vectors.pop(name) or [torch.zeros(0, 0)])  # frees the parts of one feature before the next is joined
-            vectors[name] = joined if bool((order[1:] > order[:-1]).all()) else joined[order]
-        self._vectors = {name: [rows] for name, rows in vectors.items()}
+        for held in self._vectors.values():
+            held.sort(order)
         ids = torch.tensor(self._vector_ids, dtype=torch.int64)[order]
         self._vector_ids = ids.tolist()
         return Statistics(
             n=self.n,
             moments={name: (m.mean, m.cov) for name, m in self._moments.items()},
-            vectors=vectors,
+            vectors={name: held.rows for name, held in self._vectors.items()},
             ids=ids,
             protocol=dict(protocol or {}),
             pixels=self._facts(),

@@ -466,7 +466,9 @@ class _Reader:
             # Moments' vectors, which spreads need, and those of a reference, which the report shows, are kept while they are here.
             wanted: list[str] = [*required, *(["pool"] if metrics else [])] if is_reference else [*vectors, *also]
             kept = spread_over(len(given.source), keep)
-            collector = Collector(self.extractor, moments=moments, vectors=dict.fromkeys(wanted), kept=kept)
+            collector = Collector(
+                self.extractor, moments=moments, vectors=dict.fromkeys(wanted), kept=kept, expected=_share(given.source, kept)
+            )
             return self.count(given.source, collector, what)
         held = self._checked(given)
         missing = [name for name in required if name not in held.vectors]
@@ -477,7 +479,8 @@ class _Reader:
             raise DataError(
                 f"{given.path} holds no vectors of images, which {for_what} needs; make it again with `mezzotint reference`, or give images"
             )
-        collector = Collector(self.extractor, moments=(), vectors=missing, kept=spread_over(len(given.source), keep))
+        kept = spread_over(len(given.source), keep)
+        collector = Collector(self.extractor, moments=(), vectors=missing, kept=kept, expected=_share(given.source, kept))
         found = self.count(given.source, collector, what)
         return replace(held, vectors={**held.vectors, **found.vectors}, ids=found.ids, pixels=held.pixels or found.pixels)
 
@@ -509,6 +512,11 @@ class _Reader:
                 f"{given.path} was made with the resize rule '{rule}', and this one is '{own.resize}'; give the same --protocol"
             )
         return held
+
+
+def _share(source: Source, kept: Collection[int] | None) -> int:
+    """About how many vectors of a source this rank will have."""
+    return -(-len(source if kept is None else kept) // ranks().num_processes)
 
 
 def _ahead(source: Source, shares: Sequence[range], workers: int) -> Iterator[tuple[range, Tensor]]:
