@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,16 +137,21 @@ class Source:
         where = [int(i) for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
         if not where:
             raise DataError("a batch of no images was asked for; give at least one id")
-        if noise is None:
-            taken, arrays = where, [self.array(i) for i in where]
-        else:
-            windows = noise.uniform((len(where), 3), name="cut").tolist() if self.cut else [None] * len(where)
-            found = [self._stand_in(i, window) for i, window in zip(where, windows, strict=True)]
-            taken, arrays = [i for i, _ in found], [array for _, array in found]
-        images = to_images(np.stack(arrays))
-        if self.flip and noise is not None:
-            mirrored = noise.uniform((len(where),), name="flip") < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        windows: list[Any] = [None] * len(where)
+        mirrored = [False] * len(where)
+        if noise is not None and self.cut:
+            windows = noise.uniform((len(where), 3), name="cut").tolist()
+        if noise is not None and self.flip:
+            mirrored = (noise.uniform((len(where),), name="flip") < 0.5).tolist()
+        taken: list[int] = []
+
+        def arrays() -> Iterator[np.ndarray]:
+            for i, window, turned in zip(where, windows, mirrored, strict=True):
+                found, array = (i, self.array(i)) if noise is None else self._stand_in(i, window)
+                taken.append(found)
+                yield array[:, ::-1] if turned else array
+
+        images = to_images(arrays(), len(where))
         label = None if self.labels is None else torch.from_numpy(self.labels[taken])
         extras = {} if self.tagged is None else {"tags": torch.from_numpy(self.tagged[taken])}
         return Batch(images=images, ids=torch.tensor(where, dtype=torch.int64), label=label, extras=extras)
@@ -188,7 +194,8 @@ class Source:
 
     def _stand_in(self, i: int, window: Window | None) -> tuple[int, np.ndarray]:
         """The first image from i on that can be read, and its pixels."""
-        for j in (*range(i, len(self)), *range(i)):
+        for k in range(len(self)):
+            j = (i + k) % len(self)
             array = self.attempt(j, window)
             if array is not None:
                 return j, array
@@ -264,8 +271,8 @@ def check_spare(problems: Iterable[str], spare: int, num: int) -> None:
     if len(problems) > spare:
         first = problems[0].partition(";")[0]
         raise DataError(
-            f"{len(problems)} of {num} images cannot be read, and --data.max-unreadable allows {spare}; the first: {first}; replace or remove them "
-            f"(`mezzotint data info` lists all), or pass --data.max-unreadable {share_for(len(problems), num)}"
+            f"{len(problems)} of {num} images cannot be read, and --data.max-unreadable allows {spare}; the first: {first}; "
+            f"replace or remove them (`mezzotint data info` lists all), or pass --data.max-unreadable {share_for(len(problems), num)}"
         )
 
 
@@ -276,11 +283,12 @@ def share_for(count: int, num: int) -> str:
     return f"{math.ceil(share * 10**digits) / 10**digits:g}"
 
 
-def to_images(arrays: np.ndarray) -> Tensor:
+def to_images(arrays: Iterable[np.ndarray], num: int | None = None) -> Tensor:
     """Turns pixels into what models see.
 
     Args:
-        arrays: ``[b, h, w, c]``, uint8 or uint16.
+        arrays: Images ``[h, w, c]`` of one shape, uint8 or uint16.
+        num: Their number b, where ``arrays`` does not tell.
 
     Returns:
         ``[b, c, h, w]`` float32 in [-1, 1]: 0 becomes -1 and the largest value of the type 1.
@@ -289,9 +297,19 @@ def to_images(arrays: np.ndarray) -> Tensor:
         >>> to_images(np.array([[[[0]], [[255]]]], dtype=np.uint8)).flatten().tolist()
         [-1.0, 1.0]
     """
-    half = float(np.iinfo(arrays.dtype).max) / 2
-    pixels = np.ascontiguousarray(arrays.transpose(0, 3, 1, 2), dtype=np.float32)
-    return torch.from_numpy(pixels / np.float32(half) - np.float32(1))
+    if num is None:
+        arrays = list(arrays)
+        num = len(arrays)
+    out = np.empty(0, np.float32)
+    for k, array in enumerate(arrays):  # one after the other, while the image lies in the processor's cache
+        if k == 0:
+            height, width, channels = array.shape
+            out = np.empty((num, channels, height, width), np.float32)
+        row = out[k]
+        row[...] = array.transpose(2, 0, 1)
+        row /= np.float32(np.iinfo(array.dtype).max) / np.float32(2)
+        row -= np.float32(1)
+    return torch.from_numpy(out)
 
 
 def check_enough(source: Source, batch: int) -> None:

@@ -108,7 +108,8 @@ class FolderStore(Store):
 
     def read(self, name: str) -> bytes:
         try:
-            return (self.path / name).read_bytes()
+            with open(f"{self.title}/{name}", "rb", buffering=0) as file:  # a path object would cost as much as reading a small file
+                return file.readall()
         except OSError as error:
             raise DataError(f"{self.path / name} cannot be read ({error.strerror}); check the file and its permissions") from error
 
