@@ -28,6 +28,7 @@ COMMANDS = {
     "cascade": ("cascade", "join models of growing images into one"),
     "invert": ("invert", "find the noise that becomes a given image, by DDIM backwards"),
     "upscale": ("upscale", "enlarge pictures with a super-resolution model"),
+    "study": ("study", "show people real and made images, and count which they take for real"),
     "fidelity": ("fidelity", "compare enlarged images with originals: PSNR, SSIM, consistency"),
     "likelihood": ("likelihood", "measure bits/dim of images under a model"),
     "tune": ("tune", "find the best sampler for each number of network calls"),

@@ -74,9 +74,9 @@ def run(command: str, words: list[str]) -> int:
     from mezzotint.metrics.lpips import published_lpips
     from mezzotint.weights.io import write_text
 
-    outputs, reference = _open(given.outputs), _open(given.reference)
-    low = None if given.low_res is None else _open(given.low_res)
-    pairs = _pairs(outputs, reference, low)
+    outputs, reference = open_images(given.outputs), open_images(given.reference)
+    low = None if given.low_res is None else open_images(given.low_res)
+    pairs = pair_images(outputs, reference, low)
     distance = published_lpips() if given.lpips else None
     rows: list[dict[str, Any]] = []
     cuts: list[tuple[Tensor, Tensor]] = []
@@ -148,7 +148,12 @@ def _number(value: Tensor) -> float:
     return float(value[0])
 
 
-def _open(path: Path) -> Store:
+def open_images(path: Path) -> Store:
+    """A folder or ZIP file.
+
+    Raises:
+        DataError: Neither, or one that cannot be read.
+    """
     from mezzotint.data.store import FolderStore, ZipStore
 
     if path.is_dir():
@@ -158,7 +163,17 @@ def _open(path: Path) -> Store:
     raise DataError(f"{path} is neither a folder nor a ZIP file; give one of images")
 
 
-def _pairs(outputs: Store, reference: Store, low: Store | None) -> list[tuple[str, str, str | None]]:
+def pair_images(outputs: Store, reference: Store, low: Store | None) -> list[tuple[str, str, str | None]]:
+    """Images that belong together: output, original and low-resolution image, or None where there is no store of those.
+
+    Args:
+        outputs: Where a manifest of `mezzotint upscale` lies, it tells which files belong to a picture; else their names do.
+        reference: The originals.
+        low: The low-resolution images.
+
+    Raises:
+        DataError: Nothing belongs together, or a low-resolution image is missing.
+    """
     made = _by_stem(outputs)
     if "manifest.json" in outputs.files:
         try:
