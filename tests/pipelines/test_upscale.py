@@ -14,6 +14,7 @@ from tests.pipelines.upscalers import UNET, model_of, model_that_knows
 from mezzotint.configs import DenoiserConfig, LabelConfig, LowResConfig
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.pipelines import upscale as module
+from mezzotint.pipelines.cascade import Cascade
 from mezzotint.pipelines.upscale import Upscaler, mirrored, upscale
 from mezzotint.resolution import enlarge, reduce
 
@@ -141,6 +142,9 @@ def test_guidance_sees_tiles():
 def test_models_that_enlarge_nothing():
     with pytest.raises(CapabilityError, match="begins from no low-resolution image"):
         Upscaler(generator(generator_spec()))
+    stages = [generator(generator_spec(size=(4, 4), classes=("ant",))), model_of(net=UNET, classes=("ant",))]
+    with pytest.raises(CapabilityError, match="one of the models that it was joined from"):
+        Upscaler(Cascade(stages))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,9 @@ class Arguments:
     steps: int | None = None
     """Number of steps; without it what the grid gives, or the model's own."""
     grid: str | None = None
-    """Spacing of the steps: uniform, quadratic, or a respacing rule such as 250 or ddim25."""
+    """Spacing of the steps: uniform, quadratic, betas:1e-4,0.5, or a respacing rule such as 250 or ddim25."""
+    calls: int | None = None
+    """Sample as `mezzotint tune` found best within so many network calls; replaces --sampler, --steps and --grid."""
     guidance: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """As in cfg,scale=2. May be repeated; the first is the innermost."""
     seed: int = 0
@@ -103,6 +105,7 @@ def run(command: str, words: list[str]) -> int:
         sampler=given.sampler,
         steps=given.steps,
         grid=given.grid,
+        calls=given.calls,
         level=given.level,
         seed=given.seed,
     )

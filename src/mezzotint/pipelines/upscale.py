@@ -16,6 +16,7 @@ from mezzotint.conditioning import Label, LowRes
 from mezzotint.denoise import Denoiser, NetworkDenoiser
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.noise import Noise
+from mezzotint.pipelines.cascade import Cascade
 from mezzotint.pipelines.consistent import BackProjection, Consistent
 from mezzotint.pipelines.generate import Model, to_pixels
 from mezzotint.pipelines.tiling import Tiled
@@ -53,7 +54,7 @@ class Upscaler:
         passes: How many times the model enlarges.
 
     Raises:
-        CapabilityError: The model begins from no low-resolution image.
+        CapabilityError: The model begins from no low-resolution image, or is a cascade.
         ConfigError: A scale, tile or other setting that cannot be.
 
     Warns:
@@ -72,6 +73,8 @@ class Upscaler:
         consistent: bool = False,
         **wish: Any,
     ):
+        if isinstance(model, Cascade):
+            raise CapabilityError("a cascade makes its own low-resolution images; enlarge with one of the models that it was joined from")
         low_res = model.stage.conditioner.part(LowRes)
         if low_res is None:
             raise CapabilityError("this model begins from no low-resolution image; give one trained by a recipe such as sr3-64-256")
