@@ -13,6 +13,7 @@ from typing import Any
 
 CASES = ("none", "classifier-free", "classifier")
 MAX_OVERHEAD = 0.03
+MAX_WATCHING = 0.02
 MIN_SPEED_RATIO = 1.0
 MAX_FLOPS_DIFFERENCE = 0.05
 
@@ -24,7 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64, help="width of the U-Net, a multiple of 32; 64 has about 10 M parameters")
     parser.add_argument("--batch", type=int, default=16, help="images of a batch")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
-    parser.add_argument("--only", choices=("sampling", "training"), help="measure one of the two")
+    parser.add_argument("--only", choices=("sampling", "training", "watching"), help="measure one of them")
     parser.add_argument("--guidance", nargs="+", choices=CASES, default=CASES, help="the guidances that sampling is measured with")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"), help="where the figures go")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bound is missed")
@@ -58,6 +59,9 @@ def bounds(results: dict[str, Any], clock: str) -> dict[str, dict[str, Any]]:
         out["training: speed against diffusers"] = {"value": value, "at_least": MIN_SPEED_RATIO, "holds": value >= MIN_SPEED_RATIO}
         value = abs(results["training"]["flops_ratio"] - 1)
         out["training: difference of FLOPs"] = {"value": value, "at_most": MAX_FLOPS_DIFFERENCE, "holds": value <= MAX_FLOPS_DIFFERENCE}
+    if "watching" in results:
+        value = results["watching"]["overhead"][clock]
+        out["training: log, averages and checkpoints"] = {"value": value, "at_most": MAX_WATCHING, "holds": value <= MAX_WATCHING}
     return out
 
 
@@ -98,6 +102,15 @@ def show_training(found: dict[str, Any]) -> None:
         print(f"| {name} | {' | '.join(f'{value:.1f}' for value in side['cpu_ms_of_parts'].values())} |")
 
 
+def show_watching(found: dict[str, Any], clock: str) -> None:
+    print(f"\nWhat a run keeps, beside a step of {found['ms_per_step'][clock]:.1f} ms, by {clock} time\n")
+    print("| | ms each | share of the run |\n|---|---|---|")
+    for name, share in found["shares"].items():
+        print(f"| {name} | {found['ms_each'][name][clock]:.2f} | {share[clock]:.3%} |")
+    speed = found["images_per_second"]
+    print(f"\n{speed['without'][clock]:.2f} images/s without, {speed['with'][clock]:.2f} with")
+
+
 def main() -> int:
     args = arguments()
     import torch
@@ -105,17 +118,21 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     import sampling
     import training
+    import watching
 
     # With one thread CPU time leaves out what other programs do; with several it would count threads that wait.
     clock = "cpu" if args.threads == 1 else "wall"
     results: dict[str, Any] = {"machine": machine(args.threads), "clock": clock}
     print(", ".join(f"{key} {value}" for key, value in results["machine"].items()))
-    if args.only != "training":
+    if args.only in (None, "sampling"):
         results["sampling"] = sampling.measure(width=args.width, batch=args.batch, steps=args.steps, cases=args.guidance)
         show_sampling(results["sampling"])
-    if args.only != "sampling":
+    if args.only in (None, "training"):
         results["training"] = training.measure(width=args.width, batch=args.batch, steps=args.train_steps)
         show_training(results["training"])
+    if args.only in (None, "watching"):
+        results["watching"] = watching.measure(width=args.width, batch=args.batch, steps=args.train_steps)
+        show_watching(results["watching"], clock)
     results["bounds"] = bounds(results, clock)
     args.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"\nBounds, by {clock} time\n\n| | value | bound | |\n|---|---|---|---|")

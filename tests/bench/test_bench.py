@@ -26,7 +26,7 @@ def test_every_bound_has_a_verdict(results):
     for name, bound in results["bounds"].items():
         limit = bound.get("at_most", bound.get("at_least"))
         assert bound["holds"] == (bound["value"] <= limit if "at_most" in bound else bound["value"] >= limit), name
-    assert len(results["bounds"]) == 8
+    assert len(results["bounds"]) == 9
 
 
 def test_networks_of_the_two_sides_do_the_same_work(results):
