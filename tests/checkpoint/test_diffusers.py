@@ -208,6 +208,14 @@ def test_schedulers(scheduler: dict[str, Any], schedule: Any, denoiser: Denoiser
     assert again["schedule"] == schedule
 
 
+def test_zero_terminal_snr_goes_both_ways() -> None:
+    fields = diffusers.process_from_config({"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"})
+    assert fields["schedule"] == DiscreteConfig(zero_snr=True)
+    there = diffusers.process_to_config(model_of(SMALL, **fields))
+    assert there["trained_betas"][-1] == 1
+    assert diffusers.process_from_config(there)["schedule"] == DiscreteConfig(custom=tuple(there["trained_betas"]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

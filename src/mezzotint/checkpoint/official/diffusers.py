@@ -547,7 +547,7 @@ def process_from_config(given: Mapping[str, Any]) -> dict[str, Any]:
     if variance is not None and variance not in _VARIANCES:
         raise unknown("variance_type", variance, _VARIANCES)
     return {
-        "schedule": _schedule(given),
+        "schedule": replace(_schedule(given), zero_snr=bool(given.get("rescale_betas_zero_snr"))),
         "denoiser": DenoiserConfig(
             predicts=_PREDICTS[predicts],  # pyright: ignore[reportArgumentType]
             variance=_VARIANCES[variance or "fixed_small"],  # pyright: ignore[reportArgumentType]
@@ -575,7 +575,7 @@ def process_to_config(model: OfficialModel) -> dict[str, Any]:
     if denoiser.time_input != "index" and (denoiser.time_input, schedule.steps) != ("index_1000", 1000):
         raise ConfigError(f"diffusers tells networks the index of the level, this one needs '{denoiser.time_input}'")
     table = betas(schedule)
-    named = schedule.custom is None and schedule.betas in ("linear", "cosine")
+    named = schedule.custom is None and schedule.betas in ("linear", "cosine") and not schedule.zero_snr
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": len(table),
