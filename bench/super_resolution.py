@@ -34,6 +34,8 @@ from mezzotint.tasks.demo import train
 from mezzotint.tasks.distinguish import distinguish
 
 SCALE, SIDE = 4, 64
+HELD_OUT = 2000
+"""Labelled images that the classifier of the features is tested on."""
 FIGURES = ("psnr", "ssim", "consistency", "frechet", "accuracy")
 
 
@@ -106,7 +108,7 @@ class Features:
 
 
 def features(args: argparse.Namespace) -> tuple[Features, float]:
-    """The features, and the share of 2,000 images that were not trained on which the classifier reads right."""
+    """The features, and the share of images that it was not trained on which the classifier reads right."""
     source = open_source(DataConfig(path=args.features))
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(source), generator=generator).tolist()
@@ -118,7 +120,7 @@ def features(args: argparse.Namespace) -> tuple[Features, float]:
         steps = args.feature_images // 64
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(steps):
-            rows = torch.randint(2000, len(order), (64,), generator=generator)
+            rows = torch.randint(HELD_OUT, len(order), (64,), generator=generator)
             batch = source.batch([order[int(k)] for k in rows])
             mirror = torch.rand(64, generator=generator)[:, None, None, None] < 0.5
             logits = found.network(torch.where(mirror, batch.images.flip(3), batch.images))
@@ -131,7 +133,7 @@ def features(args: argparse.Namespace) -> tuple[Features, float]:
     found.network.load_state_dict(torch.load(file, weights_only=True))
     found.network.eval()
     with torch.no_grad():
-        batch = source.batch(order[:2000])
+        batch = source.batch(order[:HELD_OUT])
         right = float((found.network(batch.images).argmax(dim=1) == batch.label).float().mean())
     return found, right
 
@@ -179,7 +181,7 @@ def main() -> None:
         pixels, _ = cuts_of(open_source(DataConfig(path=args.data, split="train", labels=False)), args.crop, 300 * 64)
         np.savez(npz, arr_0=pixels)
     extractor, right = features(args)
-    print(f"the network of the features reads {right:.1%} of 2,000 images right", flush=True)
+    print(f"the network of the features reads {right:.1%} of {HELD_OUT} images right", flush=True)
     pixels, owner = cuts_of(open_source(DataConfig(path=args.data, split="test", labels=False)), SIDE, args.cuts)
     real = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     low = rounded(reduce(real, SCALE))
