@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.makers import encoded, folder, pixels, three_classes, wide_png, wide_tiff, zipped
+from tests.data.makers import encoded, folder, pixels, tarred, three_classes, wide_png, wide_tiff, zipped
 
 from mezzotint.configs import DataConfig
 from mezzotint.data import open_source
@@ -189,6 +189,7 @@ def test_random_damage_is_read_or_refused(tmp_path):
         "stored.zip": zipped(tmp_path / "whole.zip", three_classes()).read_bytes(),
         "deflated.zip": zipped(tmp_path / "whole.zip", three_classes(), deflate=True).read_bytes(),
         "a.npz": (tmp_path / "whole.npz").read_bytes(),
+        "a.tar": tarred(tmp_path / "whole.tar", three_classes() | {"ant/0.cls": b"0"}).read_bytes().rstrip(b"\0") + bytes(1024),
         "dataset.json": json.dumps({"labels": [["ok.png", 0]], "classes": ["x"]}).encode(),
         "labels.csv": b"file,label\nok.png,x\n",
         "labels.jsonl": b'{"file":"ok.png","label":"x"}\n',
@@ -199,7 +200,7 @@ def test_random_damage_is_read_or_refused(tmp_path):
             place = folder(tmp_path / f"{turn}{name}", {name: mutated(data, dice)})
             if name in ("dataset.json", "labels.csv", "labels.jsonl"):
                 folder(place, {"ok.png": good["a.png"]})
-            path = place / name if name.endswith((".zip", ".npz")) else place
+            path = place / name if name.endswith((".zip", ".npz", ".tar")) else place
             try:
                 open_source(DataConfig(path=str(path), channels=dice.choice([None, 3]))).verify()
             except DataError as error:

@@ -189,6 +189,17 @@ def test_members_that_are_no_files(tmp_path):
     refused(entry(tmp_path / "e.tar", "ok.png"), "'ok.png' twice")
 
 
+@pytest.mark.parametrize("size", [-1, -512, -1024, -5000])
+def test_sizes_below_zero(tmp_path, size):
+    data = bytearray(tarred(tmp_path / "a.tar", {"a.png": encoded(pixels(4, 4, 3)), "b.png": encoded(pixels(4, 4, 3))}).read_bytes())
+    at = data.rfind(b"b.png")
+    data[at + 124 : at + 136] = f"-{-size:010o}".encode() + b"\0"
+    data[at + 148 : at + 156] = b" " * 8
+    data[at + 148 : at + 156] = f"{sum(data[at : at + 512]):06o}".encode() + b"\0 "
+    (tmp_path / "b.tar").write_bytes(data)
+    refused(tmp_path / "b.tar", "b.tar")
+
+
 def test_tars_that_are_cut_or_are_none(tmp_path):
     whole = tarred(tmp_path / "a.tar", three_classes()).read_bytes()
     end = len(whole.rstrip(b"\0"))
