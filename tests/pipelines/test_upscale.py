@@ -182,6 +182,13 @@ def test_work_adds_up(settings):
     assert len(made) == num and sum(got) == num * upscaler.work(9, 5, 3)
 
 
+def test_a_sampler_that_chooses_its_steps():
+    upscaler = Upscaler(model_that_knows(), sampler="dpm_solver_adaptive")
+    low = images(1, 3, 5, 4)
+    assert upscaler.work(5, 4, 3) is None and upscaler.steps is None
+    assert torch.allclose(upscaler(low, [0]), enlarge(low, (20, 16)).clamp(-1, 1), atol=2e-2)
+
+
 # --- consistency -----------------------------------------------------------------------------------------------------------
 
 

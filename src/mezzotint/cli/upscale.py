@@ -141,7 +141,8 @@ def _make(folder: UpscaleFolder) -> dict[str, MezzotintError]:
 
     terminal = sys.stderr.isatty()
     missing, wrong = folder.missing(), {}
-    work = sum(folder.work(name) * len(samples) for name, samples in missing.items())
+    costs = [(folder.work(name), len(samples)) for name, samples in missing.items()]
+    work = None if any(cost is None for cost, _ in costs) else sum((cost or 0) * count for cost, count in costs)
     done, every = len(folder.good) - len(missing), len(folder.good)
     if done:
         print(f"{done} of them are in {folder.path} already", flush=True)

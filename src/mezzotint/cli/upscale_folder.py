@@ -88,7 +88,8 @@ class UpscaleFolder:
         job, steps = self.upscaler.job, self.upscaler.steps
         if self.upscaler.model.stage.prior.clean:
             return "one pass of the network"
-        return ", ".join([job.sampler, f"{steps} steps", *job.guidance, f"seed {job.seed}"])
+        taken = "steps of its own choice" if steps is None else f"{steps} steps"
+        return ", ".join([job.sampler, taken, *job.guidance, f"seed {job.seed}"])
 
     def file(self, name: str, sample: int) -> Path:
         """The file of a sample of a picture."""
@@ -171,7 +172,7 @@ class UpscaleFolder:
 
     # --- while it runs ---------------------------------------------------------------------------------------------------
 
-    def work(self, name: str) -> int:
+    def work(self, name: str) -> int | None:
         """What a sample of a picture costs, as ``Upscaler.work`` counts it."""
         header = self.good[name]
         return self.upscaler.work(*header.size, header.channels or 3)

@@ -121,24 +121,28 @@ class Upscaler:
         """Number of tiles of the first enlargement of a picture."""
         return len(self._tiled(self.model.stage.denoiser, None).corners(*self._canvas(height, width)))
 
-    def work(self, height: int, width: int, channels: int) -> int:
+    def work(self, height: int, width: int, channels: int) -> int | None:
         """What one sample of a picture costs: tiles times steps, over all passes; what ``on_work`` is told adds up to it.
+
+        None where the sampler chooses its steps itself.
 
         Raises:
             ConfigError: The result would be too large.
         """
         self.check(height, width)
         grown = [self.low_res.config.scale**number for number in range(self.passes)]
-        return self._rows(channels) * self.steps * sum(self._tiles(height * g, width * g) for g in grown)
+        tiles = self._rows(channels) * sum(self._tiles(height * g, width * g) for g in grown)
+        return None if self.steps is None else tiles * self.steps
 
     def _rows(self, channels: int) -> int:
         """Images of the model that a picture becomes."""
         return 3 if self.model.facts.channels == 1 and channels >= 3 else 1
 
     @property
-    def steps(self) -> int:
-        """Steps of a pass; 1 for models that give the image at once."""
-        return max(1, self.model.plan(self.job).steps)
+    def steps(self) -> int | None:
+        """Steps of a pass; 1 for models that give the image at once, None where the sampler chooses them itself."""
+        plan = self.model.plan(self.job)
+        return None if plan.adaptive else max(1, plan.steps)
 
     def check(self, height: int, width: int) -> None:
         """Refuses pictures whose enlargement would not fit into memory.
