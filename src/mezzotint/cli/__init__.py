@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mezzotint.cli.once import first_to_fail, is_first
 from mezzotint.errors import MezzotintError, unknown
 
 COMMANDS = {
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        print("mezzotint: interrupted", file=sys.stderr)
+        if is_first():
+            print("mezzotint: interrupted", file=sys.stderr)
         return 130
     except MezzotintError as error:
         if debug:
@@ -99,7 +101,7 @@ def _dispatch(words: list[str]) -> int:
 
 @contextmanager
 def _short_warnings() -> Iterator[None]:
-    """Shows warnings as one line each, without the place in the code."""
+    """Shows warnings as one line each, without the place in the code; of several processes, those of the first."""
     before = warnings.formatwarning
 
     def brief(message: Warning | str, *_: Any, **__: Any) -> str:
@@ -107,13 +109,19 @@ def _short_warnings() -> Iterator[None]:
 
     warnings.formatwarning = brief
     try:
-        yield
+        if is_first():
+            yield
+        else:
+            with warnings.catch_warnings(action="ignore"):
+                yield
     finally:
         warnings.formatwarning = before
 
 
 def _complain(text: str) -> int:
-    print(f"mezzotint: {' '.join(text.split())}", file=sys.stderr)
+    with first_to_fail() as speaks:
+        if speaks:
+            print(f"mezzotint: {' '.join(text.split())}", file=sys.stderr, flush=True)
     return USER_ERROR
 
 

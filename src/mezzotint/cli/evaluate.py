@@ -23,7 +23,7 @@ class Arguments:
     """Measures images against others: FID, sFID, Inception score, precision, recall, KID and more, with all that they depend on.
 
     Images are a folder, class folders, a ZIP, an .npz (arr_0), a folder of `mezzotint sample` or "digits"; statistics are files of
-    `mezzotint reference`, ADM, pytorch-fid, EDM or clean-fid. Several GPUs: torchrun --nproc-per-node 8 -m mezzotint evaluate ...
+    `mezzotint reference`, ADM, pytorch-fid, EDM or clean-fid. Several GPUs: torchrun --nproc-per-node 8 -m -- mezzotint evaluate ...
     """
 
     samples: tyro.conf.Positional[str]
@@ -92,10 +92,11 @@ def run(command: str, words: list[str]) -> int:
         raise ConfigError(f"--cas-seeds {given.cas_seeds}; give at least 1")
 
     from mezzotint.cli.progress import reading
-    from mezzotint.tasks.evaluate import evaluate, ranks
+    from mezzotint.tasks.evaluate import evaluate
     from mezzotint.tasks.figures import Settings
+    from mezzotint.train.ranks import launched
 
-    main = ranks().is_main_process
+    main = launched().is_main_process
     with reading(given.batch_size, given.workers, show=main) as reader:
         done = evaluate(
             given.samples,

@@ -128,13 +128,20 @@ class SampleFolder:
             return False
         return True
 
-    def passes(self, missing: Sequence[int]) -> Job:
-        """The part of the job that makes the missing images in the very batches in which the whole job would make them."""
-        if self.job.exact:
-            return self.job.only(missing)
+    def passes(self, missing: Sequence[int], *, rank: int = 0, ranks: int = 1) -> Job:
+        """The part of the job that makes the missing images in the very batches in which the whole job would make them.
+
+        Args:
+            missing: Their ids.
+            rank: Number of the rank that is to make them; ranks take whole batches in turn.
+            ranks: Number of ranks.
+        """
         wanted, size, ids = set(missing), self.job.batch, self.job.ids
+        if self.job.exact:
+            mine = set(sorted({k // size for k in wanted})[rank::ranks])
+            return self.job.only(k for k in missing if k // size in mine)
         blocks = [ids[start : start + size] for start in range(0, len(ids), size)]
-        return self.job.only(k for block in blocks if wanted & set(block) for k in block)
+        return self.job.only(k for block in [b for b in blocks if wanted & set(b)][rank::ranks] for k in block)
 
     # --- while it runs ---------------------------------------------------------------------------------------------------
 

@@ -61,9 +61,10 @@ def run(command: str, words: list[str]) -> int:
 
     from mezzotint.cli.progress import reading
     from mezzotint.metrics.statistics import write_statistics
-    from mezzotint.tasks.evaluate import make_reference, ranks
+    from mezzotint.tasks.evaluate import make_reference
+    from mezzotint.train.ranks import launched
 
-    main = ranks().is_main_process
+    main = launched().is_main_process
     with reading(given.batch_size, given.workers, show=main) as reader:
         held = make_reference(
             given.data,

@@ -16,6 +16,10 @@ from mezzotint.errors import ConfigError, TrainingError
 if TYPE_CHECKING:
     from mezzotint.cli.folder import SampleFolder
     from mezzotint.pipelines.generate import Job, Model
+    from mezzotint.train.ranks import Ranks
+
+WAIT = 24 * 3600
+"""Seconds that a rank that has made its images waits for the others."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Arguments:
     """Makes images with a model: PNGs named by image number, each with its recipe, a grid and a manifest.
 
     Image k depends on the model, the settings, its class, the seed and k alone. The same command again goes on with a folder that is
-    not complete.
+    not complete. Several GPUs: torchrun --nproc-per-node 8 -m -- mezzotint sample ...
     """
 
     model: tyro.conf.Positional[Path]
@@ -90,13 +94,29 @@ def run(command: str, words: list[str]) -> int:
     if given.out is not None and given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"{given.out} is a file; --out takes a folder")
 
+    from mezzotint.train.ranks import Ranks, launched
+
+    ranks = Ranks(launched(WAIT), WAIT)
+    try:
+        return _run(given, ema, ranks)
+    except RuntimeError as error:
+        told = ranks.explain(error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        ranks.close()
+
+
+def _run(given: Arguments, ema: float | bool, ranks: Ranks) -> int:
     import torch
 
-    from mezzotint.checkpoint import load
+    from mezzotint.checkpoint.loading import load, locate
     from mezzotint.cli.folder import SampleFolder
     from mezzotint.pipelines.generate import Model, parse_ids
 
-    model = load(given.model, ema=ema)
+    ranks.on_main(lambda: locate(given.model))  # which may fetch it
+    model = load(given.model, ema=ema, device=ranks.device)
     if not isinstance(model, Model):
         raise ConfigError(f"{given.model} is a classifier, which makes no images; give a model of `mezzotint train`")
     job = model.job(
@@ -117,32 +137,43 @@ def run(command: str, words: list[str]) -> int:
         **_stages(model, given.stage),
     )
     if given.print_grid or given.out is None:
-        print("\n".join(grid_lines(model, job)))
+        ranks.say("\n".join(grid_lines(model, job)))
         return 0
     model.check_low_res(job, None)
     folder = SampleFolder(given.out, model, job, every=given.every)
-    fresh = not given.out.exists() or not any(given.out.iterdir())
-    if given.npz is not None and given.npz.exists() and fresh:
-        raise ConfigError(f"{given.npz} already exists; give another --npz, or remove it")
-    missing = folder.open()
+    missing = ranks.on_main(lambda: _open(folder, given.npz))
     steps = model.num_steps(job)
     how = ", ".join([job.sampler, "steps of its own choice" if steps is None else f"{steps} steps", *job.guidance, f"seed {job.seed}"])
-    print(f"{model.path}: {len(job.ids)} images by {how}", flush=True)
+    ranks.say(f"{model.path}: {len(job.ids)} images by {how}")
     if len(missing) < len(job.ids):
-        print(f"{len(job.ids) - len(missing)} of them are in {given.out} already", flush=True)
+        ranks.say(f"{len(job.ids) - len(missing)} of them are in {given.out} already")
     if folder.suffix == "npy":
-        print(f"no PNG holds {model.facts.channels} channels; the images are written as .npy files")
+        ranks.say(f"no PNG holds {model.facts.channels} channels; the images are written as .npy files")
     if missing:
+        ranks.at("making images")
         try:
-            _make(folder, missing, steps=steps)
+            _make(folder, missing, ranks, steps=steps)
         except torch.OutOfMemoryError as error:
             raise TrainingError(f"out of memory with batches of {job.batch}: give a smaller --batch-size; what is made stays") from error
-    folder.finish()
-    if given.npz is not None:
-        folder.write_npz(given.npz)
-        print(f"all images: {given.npz}")
-    print(f"{len(job.ids)} images, grid.png and manifest.json: {given.out}")
+    ranks.at("waiting for the images of the others")
+    ranks.gather(torch.zeros(1))
+    ranks.on_main(lambda: _finish(folder, given.npz))
     return 0
+
+
+def _open(folder: SampleFolder, npz: Path | None) -> tuple[int, ...]:
+    fresh = not folder.path.exists() or not any(folder.path.iterdir())
+    if npz is not None and npz.exists() and fresh:
+        raise ConfigError(f"{npz} already exists; give another --npz, or remove it")
+    return folder.open()
+
+
+def _finish(folder: SampleFolder, npz: Path | None) -> None:
+    folder.finish()
+    if npz is not None:
+        folder.write_npz(npz)
+        print(f"all images: {npz}")
+    print(f"{len(folder.job.ids)} images, grid.png and manifest.json: {folder.path}")
 
 
 def _stages(model: Model, texts: Sequence[str]) -> dict[str, Any]:
@@ -153,18 +184,24 @@ def _stages(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     return {"stages": parse_stages(texts)} if texts else {}
 
 
-def _make(folder: SampleFolder, missing: Sequence[int], *, steps: int | None) -> None:
+def _make(folder: SampleFolder, missing: Sequence[int], ranks: Ranks, *, steps: int | None) -> None:
+    """Makes this rank's share of the missing images; the first rank shows how far it is with its own."""
     from tqdm import tqdm
 
-    part = folder.passes(missing)
+    part = folder.passes(missing, rank=ranks.index, ranks=ranks.count)
+    if not part.ids:
+        return
     size = part.batch
     passes = len({k // size for k in part.ids}) if part.exact else -(-len(part.ids) // size)
     terminal = sys.stderr.isatty()
-    written = len(folder.job.ids) - len(missing)
     wanted = set(missing)
+    images, of = len(folder.job.ids), ""
+    written = images - len(missing)
+    if ranks.count > 1:
+        written, images, of = 0, len(wanted & set(part.ids)), f" of the first of {ranks.count} ranks"
     total = None if steps is None else passes * steps
-    with tqdm(total=total, unit="step", mininterval=0.3 if terminal else 30, dynamic_ncols=terminal) as bar:
-        bar.set_postfix_str(f"{written}/{len(folder.job.ids)} images", refresh=False)
+    with tqdm(total=total, unit="step", mininterval=0.3 if terminal else 30, dynamic_ncols=terminal, disable=not ranks.main) as bar:
+        bar.set_postfix_str(f"{written}/{images} images{of}", refresh=False)
 
         def step_done(step: int, steps: int) -> None:
             bar.update()
@@ -172,7 +209,7 @@ def _make(folder: SampleFolder, missing: Sequence[int], *, steps: int | None) ->
         for chunk in folder.model.run(part, save=folder.every, on_step=step_done):
             folder.write(chunk, wanted)
             written += len(wanted & set(chunk.ids))
-            bar.set_postfix_str(f"{written}/{len(folder.job.ids)} images", refresh=False)
+            bar.set_postfix_str(f"{written}/{images} images{of}", refresh=False)
 
 
 def grid_lines(model: Model, job: Job) -> list[str]:

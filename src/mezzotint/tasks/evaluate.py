@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -34,6 +32,7 @@ from mezzotint.pipelines.generate import ClassifierModel
 from mezzotint.tasks.checks import Checks, Memorisation, check, memorisation
 from mezzotint.tasks.figures import METRICS, Figure, Settings, chosen, measure, needed
 from mezzotint.tasks.tune import classifier_features
+from mezzotint.train.ranks import launched
 
 PROTOCOLS: Mapping[str, tuple[str, tuple[str, ...], bool]] = {
     "adm": ("inception,protocol=adm", ("pool", "spatial"), True),
@@ -332,7 +331,7 @@ def evaluate(
     train_, test_ = (None if path is None else brought(path) for path in (train, test))
     names = None if metrics is None else [name for name in metrics if name != "cas"]
     text = "pixels" if features is None and names == [] else features_text(features, protocol, reference_)
-    extractor = build_features(text, ranks().device or "cpu")
+    extractor = build_features(text, launched().device or "cpu")
     names = chosen(names, extractor, held=(samples_, reference_))
     if num is not None:
         samples_ = _some(samples_, num)
@@ -384,7 +383,7 @@ def make_reference(
     if opened.source is None or opened.held is not None:
         raise DataError(f"{opened.path} holds statistics already; give images")
     text = features_text(features, protocol)
-    extractor = build_features(text, ranks().device or "cpu")
+    extractor = build_features(text, launched().device or "cpu")
     _, wanted, keeps = PROTOCOLS[protocol]
     keep = (KEPT if keeps else 0) if keep is None else keep
     moments = [name for name in wanted if name in extractor.outputs]
@@ -414,16 +413,6 @@ def features_text(features: str | None, protocol: str, reference: ImageSet | Non
     if text.partition(",")[0] == "inception" and "protocol" not in registry.parse(text)[1]:
         text = registry.with_setting(text, "protocol", registry.parse(PROTOCOLS[protocol][0])[1]["protocol"])
     return text
-
-
-def ranks() -> PartialState:
-    """Device and rank of this process, under ``torchrun`` or ``accelerate launch`` or alone."""
-    state = PartialState(cpu=not torch.cuda.is_available())
-    if state.num_processes > 1:
-        # Threads of a process group that is still open when the interpreter ends abort the process.
-        atexit.unregister(state.destroy_process_group)
-        atexit.register(state.destroy_process_group)
-    return state
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------
@@ -488,7 +477,7 @@ class _Reader:
         """Counts a whole source: this rank's share, then all ranks' together."""
         evaluator = Evaluator(self.extractor, (), quantise="none")
         evaluator.collector = collector
-        state, size = ranks(), self.reading.batch_size
+        state, size = launched(), self.reading.batch_size
         shares = [range(k, min(k + size, len(source))) for k in range(0, len(source), size)][state.process_index :: state.num_processes]
         for ids, images in _ahead(source, shares, max(1, self.reading.workers)):
             evaluator.add(images, ids, names=[source.name(k) for k in ids])
@@ -516,7 +505,7 @@ class _Reader:
 
 def _share(source: Source, kept: Collection[int] | None) -> int:
     """About how many vectors of a source this rank will have."""
-    return -(-len(source if kept is None else kept) // ranks().num_processes)
+    return -(-len(source if kept is None else kept) // launched().num_processes)
 
 
 def _ahead(source: Source, shares: Sequence[range], workers: int) -> Iterator[tuple[range, Tensor]]:
@@ -544,7 +533,7 @@ def _ahead(source: Source, shares: Sequence[range], workers: int) -> Iterator[tu
 def _cas(samples: ImageSet, real: ImageSet, wish: dict[str, Any], settings: Settings) -> Figure:
     from mezzotint.tasks.cas import accuracy_score  # brings the trainer, which no other metric needs
 
-    if ranks().num_processes > 1:
+    if launched().num_processes > 1:
         raise ConfigError("CAS trains its classifier in one process; leave cas out here, and measure it without torchrun")
     made, tested = samples.source, real.source
     if made is None or tested is None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import InitProcessGroupKwargs
 
 from mezzotint.configs import TrainConfig
 from mezzotint.errors import ConfigError, unknown
+from mezzotint.train.ranks import leave_at_exit
 
 
 def build_accelerator(config: TrainConfig, out: Path) -> Accelerator:
@@ -50,12 +50,5 @@ def build_accelerator(config: TrainConfig, out: Path) -> Accelerator:
         )
     except ValueError as error:
         raise ConfigError(f"precision {config.precision} does not work here: {str(error).splitlines()[0]}; use fp32") from error
-    if accelerator.num_processes > 1:
-        # Threads of a process group that is still open when the interpreter ends abort the process.
-        atexit.unregister(_leave)
-        atexit.register(_leave)
+    leave_at_exit(accelerator)
     return accelerator
-
-
-def _leave() -> None:
-    PartialState().destroy_process_group()

@@ -1,16 +1,19 @@
-"""The processes of a run: what the first does for all, what they add up, and who is missing when they wait."""
+"""The processes of a run or job: what the first does for all, what they add up, and who is missing when they wait."""
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.state import PartialState
+from accelerate.utils import broadcast_object_list, gather
 from torch import Tensor
 from torch import distributed as dist
 
@@ -20,20 +23,45 @@ _WORDS = ("timed out", "timeout", "connection closed by peer", "connection reset
 """What collectives that fail say, whatever the backend."""
 
 
-class Ranks:
-    """The ranks of a run.
+def launched(timeout: float | None = None) -> PartialState:
+    """Device and rank of this process, under ``torchrun`` or ``accelerate launch`` or alone: a GPU each, or the CPU.
 
     Args:
-        accelerator: Accelerate, set up.
+        timeout: Seconds after which a rank that waits gives up; None: as PyTorch has it. The first call of a process decides.
+    """
+    more = {} if timeout is None else {"timeout": timedelta(seconds=timeout)}
+    state = PartialState(cpu=not torch.cuda.is_available(), **more)
+    leave_at_exit(state)
+    return state
+
+
+def leave_at_exit(state: Accelerator | PartialState) -> None:
+    """Has the process group closed in time: threads of one that is open when the interpreter ends abort the process."""
+    if state.num_processes > 1:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    PartialState().destroy_process_group()
+
+
+class Ranks:
+    """The ranks of a run or job.
+
+    Args:
+        state: Accelerate, set up.
         timeout: Seconds after which a rank that waits gives up; the process group was made with the same.
+        setting: The setting that changes it, to be named when it is reached; empty: there is none.
     """
 
-    def __init__(self, accelerator: Accelerator, timeout: float):
-        self.accelerator = accelerator
+    def __init__(self, state: Accelerator | PartialState, timeout: float, *, setting: str = ""):
+        self.device = state.device
         self.timeout = timeout
-        self.count = accelerator.num_processes
-        self.index = accelerator.process_index
-        self.main = accelerator.is_main_process
+        self.count = state.num_processes
+        self.index = state.process_index
+        self.main = state.is_main_process
+        self._setting = setting
         self._place = ("starting", time.monotonic())
         self._store: Any = None
         self._ended = threading.Event()
@@ -66,7 +94,7 @@ class Ranks:
     def gather(self, row: Tensor) -> Tensor:
         """Brings rows of numbers ``[n]``, of one length, together as ``[ranks, n]`` on the CPU."""
         if self.count > 1:
-            row = self.accelerator.gather(row.to(self.accelerator.device)).cpu()  # pyright: ignore
+            row = gather(row.to(self.device)).cpu()  # pyright: ignore
         return row.reshape(self.count, -1)
 
     def add_up(self, *values: Tensor) -> list[Tensor]:
@@ -113,7 +141,7 @@ class Ranks:
         missing = "; ".join(elsewhere) or "no other rank said where it was, so one may have ended or be off the network"
         return TrainingError(
             f"rank {self.index} waited {waited:.0f} s for the other ranks while {place}; {missing} "
-            f"(the limit is --train.timeout {self.timeout:g})"
+            f"(the limit is {f'{self._setting} {self.timeout:g}' if self._setting else f'{self.timeout:g} s'})"
         )
 
     def _others(self) -> dict[int, str]:

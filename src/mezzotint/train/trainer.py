@@ -109,7 +109,7 @@ class Trainer:
         watchers: Sequence[Watcher] = (),
     ):
         self.accelerator: Accelerator = build_accelerator(train, Path(out))
-        self.ranks = Ranks(self.accelerator, train.timeout)
+        self.ranks = Ranks(self.accelerator, train.timeout, setting="--train.timeout")
         _check(train, ema, len(source), self.ranks.count)
         self.objective = objective
         self.source = source
