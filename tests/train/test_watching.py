@@ -140,6 +140,22 @@ def test_the_distance_is_that_of_the_samples(tmp_path, digits):
     assert line["distance"] == pytest.approx(expected, rel=1e-4)
 
 
+def test_samples_that_are_no_numbers_do_not_end_the_run(tmp_path, digits):
+    def watch(objective, model, source):
+        watcher = everything(objective, model, source)[1]
+        running = model.run
+
+        def broken(job, **kwargs):
+            for chunk in running(job, **kwargs):
+                yield replace(chunk, trajectory=replace(chunk.trajectory, x=chunk.trajectory.x * float("nan")))
+
+        model.run = broken
+        return (watcher,)
+
+    run(tmp_path / "run", digits, recipe(images=64), watch)
+    assert log(tmp_path / "run", "distance")[-1]["distance"] == "inf"
+
+
 def test_large_images_are_shrunk_before_their_pixels_are_compared(tmp_path, digits):
     model = run(tmp_path / "run", digits, recipe(images=16))
     watcher = QuickDistance(model, digits, Pixels(), every=1, num=2000, steps=3, batch=16)

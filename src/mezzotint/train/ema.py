@@ -12,9 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from mezzotint.configs import EMAConfig
 from mezzotint.errors import CheckpointError, ConfigError
+from mezzotint.train.sharding import like, local
 from mezzotint.types import Phase
 
 MAX_STD = 0.28
@@ -180,7 +182,7 @@ class EMA:
             if name not in tensors or tensors[name].shape != value.shape:
                 raise CheckpointError(f"the average of length {length:.10g} has no tensor '{name}' of shape {tuple(value.shape)}")
             if id(value) in averages:
-                averages[id(value)].copy_(tensors[name])
+                averages[id(value)].copy_(like(tensors[name], value))
 
     @contextmanager
     def swapped(self, length: float | None = None) -> Iterator[None]:
@@ -195,14 +197,22 @@ class EMA:
             return
         averages = self._averages[lengths[0] if length is None else length]
         buffers = [(b, b.detach().clone()) for model in self.models.values() for b in model.buffers()]
-        trained = {key: p.data for key, p in self._parameters.items()}
+        # Parts of parameters keep their place in memory, which is known to what brings them together.
+        parts = {key: local(p).clone() for key, p in self._parameters.items() if isinstance(p, DTensor)}
+        trained = {key: p.data for key, p in self._parameters.items() if key not in parts}
         for key, p in self._parameters.items():
-            p.data = averages[key]
+            if key in parts:
+                local(p).copy_(local(averages[key]))
+            else:
+                p.data = averages[key]
         try:
             yield
         finally:
             for key, p in self._parameters.items():
-                p.data = trained[key]
+                if key in parts:
+                    local(p).copy_(parts[key])
+                else:
+                    p.data = trained[key]
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)

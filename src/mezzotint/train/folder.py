@@ -40,7 +40,7 @@ _TENSORS, _STATE = "state.safetensors", "state.json"
 FREE = {
     "cite", "data.max_unreadable", "data.path", "data.workers", "ema.snapshot_every", "net.checkpointing", "train.fd_every",
     "train.fd_features", "train.fd_num", "train.fd_steps", "train.keep", "train.keep_every", "train.log_every", "train.micro_batch",
-    "train.on_nan", "train.sample_every", "train.sample_num", "train.save_every", "train.timeout", "train.trackers",
+    "train.on_nan", "train.sample_every", "train.sample_num", "train.save_every", "train.sharding", "train.timeout", "train.trackers",
 }  # fmt: skip
 """Settings that a resumed run may change: no weight depends on them, or, as on the micro-batch, only by rounding and dropout."""
 BUDGET = "train.images"

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mezzotint.configs import OptimConfig, Spec
+from mezzotint.configs import OptimConfig
 from mezzotint.errors import CheckpointError
 from mezzotint.objectives.base import Objective
 from mezzotint.train.ema import EMA
-from mezzotint.train.folder import RunFolder, read_state
+from mezzotint.train.folder import read_state
 from mezzotint.train.logging import Meter
+from mezzotint.train.sharding import like, whole
 from mezzotint.types import Phase
 from mezzotint.weights.io import WeightSet, load_into, read_spec, read_tensors, weight_file
 
@@ -54,6 +55,7 @@ class RunState:
         ema: The averages.
         scaler: The loss scaler of fp16, or None.
         batch: Images a step.
+        writes: Whether this rank writes checkpoints, and so wants the parts that others keep.
 
     Attributes:
         step: Training steps done.
@@ -62,8 +64,8 @@ class RunState:
         returned: Whether the run has gone back to just this state.
     """
 
-    def __init__(self, objective: Objective, runners: Sequence[Runner], ema: EMA, scaler: Any, batch: int):
-        self.objective, self.runners, self.ema, self.scaler, self.batch = objective, runners, ema, scaler, batch
+    def __init__(self, objective: Objective, runners: Sequence[Runner], ema: EMA, scaler: Any, batch: int, *, writes: bool = True):
+        self.objective, self.runners, self.ema, self.scaler, self.batch, self._writes = objective, runners, ema, scaler, batch, writes
         self.step = 0
         self.cursor = 0
         self.rollbacks = 0
@@ -91,20 +93,23 @@ class RunState:
         model = next((name for name in self.objective.models if self.ema.averages_of(name)), None)
         return {} if model is None else {f"{length:.10g}": self.half_life(length, model) for length in self.ema.profiles}
 
+    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: whole(value, keep=self._writes) for name, value in tensors.items()}
+
     def averages(self, *, snapshots: bool = False) -> list[WeightSet]:
-        """The weight files of the averages; with ``snapshots`` those of power-function profiles alone."""
+        """The weight files of the averages; with ``snapshots`` those of power-function profiles alone. All ranks must ask for them."""
         sets = []
         for length, profile in self.ema.profiles.items():
             for name in self.objective.models:
                 if self.ema.averages_of(name) and (not snapshots or profile.kind == "power"):
                     about = {"profile": profile.kind, "updates": self.ema.updates_of(name), "half_life": self.half_life(length, name)}
-                    sets.append(WeightSet(self.ema.tensors(length, name), name, length, self.images, **about))
+                    sets.append(WeightSet(self._whole(self.ema.tensors(length, name)), name, length, self.images, **about))
         return sets
 
     def weight_sets(self) -> list[WeightSet]:
-        """All weight files."""
+        """All weight files. All ranks must ask for them."""
         models = self.objective.models
-        return [WeightSet(_tensors(model), name, None, self.images) for name, model in models.items()] + self.averages()
+        return [WeightSet(self._whole(_tensors(model)), name, None, self.images) for name, model in models.items()] + self.averages()
 
     def beside_models(self) -> dict[str, Any]:
         """The state of the objective that its model files do not hold."""
@@ -113,14 +118,10 @@ class RunState:
 
     # --- checkpoints -----------------------------------------------------------------------------------------------------
 
-    def save(self, folder: RunFolder, spec: Spec) -> Path:
-        """Writes a checkpoint.
-
-        Raises:
-            CheckpointError: The file system refuses; the checkpoints before are unchanged.
-        """
+    def pieces(self) -> tuple[list[WeightSet], dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint holds: weight files, tensors and plain values. All ranks must ask for it."""
         beside = self.beside_models()
-        tensors = {f"objective/{name}": v for name, v in beside.items() if isinstance(v, Tensor)}
+        tensors = {f"objective/{name}": v for name, v in self._whole(_tensors_of(beside)).items()}
         state: dict[str, Any] = {
             "step": self.step,
             "cursor": self.cursor,
@@ -137,9 +138,9 @@ class RunState:
             tensors |= {f"meter/{name}/{key}": value for key, value in meter.items()}
             slots = runner.optimizer.state
             for key, p in runner.parameters.items():
-                tensors |= {f"optim/{name}/{slot}/{key}": value for slot, value in slots.get(p, {}).items()}
+                tensors |= {f"optim/{name}/{slot}/{key}": value for slot, value in self._whole(slots.get(p, {})).items()}
             state["phases"][name] = {"skipped": runner.skipped, "skipped_in_a_row": runner.skipped_in_a_row, **plain}
-        return folder.save(self.images, spec, self.weight_sets(), tensors, state)
+        return self.weight_sets(), tensors, state
 
     def restore(self, checkpoint: Path) -> None:
         """Goes back to what a checkpoint holds.
@@ -151,7 +152,7 @@ class RunState:
         spec = read_spec(checkpoint)
         for name, model in self.objective.models.items():
             file = checkpoint / weight_file(name)
-            load_into(model, read_tensors(file), where=file)
+            load_into(model, _cut(read_tensors(file), model.state_dict()), where=file)
         for name, info in spec.weights.items():
             if info["ema"] is not None:
                 self.ema.load(info["ema"], info["model"], read_tensors(checkpoint / name))
@@ -159,7 +160,7 @@ class RunState:
         lacking = set(self.beside_models()) - set(held) - set(state["objective"])
         if lacking:
             raise CheckpointError(f"{checkpoint} lacks '{min(lacking)}' of the objective; begin again with another --out")
-        self.objective.load_state_dict({**held, **state["objective"]}, strict=False)
+        self.objective.load_state_dict({**_cut(held, self.objective.state_dict()), **state["objective"]}, strict=False)
         for runner in self.runners:
             name = runner.phase.name
             runner.optimizer.load_state_dict(_optimizer_state(runner, tensors))
@@ -180,9 +181,19 @@ def _optimizer_state(runner: Runner, tensors: Mapping[str, Tensor]) -> dict[str,
         kind, _, rest = name.partition("/")
         if kind == "optim" and rest.startswith(f"{runner.phase.name}/"):
             slot, _, key = rest.removeprefix(f"{runner.phase.name}/").partition("/")
-            slots.setdefault(index[key], {})[slot] = value
+            p = runner.parameters[key]
+            slots.setdefault(index[key], {})[slot] = like(value, p) if value.shape == p.shape else value
     return {"state": slots, "param_groups": runner.optimizer.state_dict()["param_groups"]}
 
 
+def _cut(tensors: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors in the parts of a state of the same names."""
+    return {name: like(value, own[name]) if name in own else value for name, value in tensors.items()}
+
+
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    return _tensors_of(module.state_dict())
+
+
+def _tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}

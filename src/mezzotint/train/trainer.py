@@ -32,6 +32,7 @@ from mezzotint.train.optim import build_optimizer, lr_multiplier
 from mezzotint.train.order import Turn, positions, stream_key, turns
 from mezzotint.train.precision import build_accelerator
 from mezzotint.train.ranks import Ranks
+from mezzotint.train.sharding import shard, together, whole
 from mezzotint.train.state import Runner, RunState
 from mezzotint.train.watching import Grids, View, Watcher
 from mezzotint.types import Batch, Loss, Phase
@@ -139,12 +140,16 @@ class Trainer:
         if train.compile:
             for model in objective.models.values():
                 model.compile()
+        self._sharded = train.sharding == "fsdp" and self.ranks.count > 1
+        if self._sharded:
+            _check_sharding(train, objective)
+            shard(objective, device=self.accelerator.device, ranks=self.ranks.count)
         self._trainable = {id(p) for p in objective.parameters() if p.requires_grad}
         runners = [self._runner(phase, phase.optim or optim) for phase in objective.phases]
         self._switch(None)
         self._active: Runner | None = None
         averages = EMA(objective.models, objective.phases, ema)
-        self.state = RunState(objective, runners, averages, self.accelerator.scaler, train.batch)
+        self.state = RunState(objective, runners, averages, self.accelerator.scaler, train.batch, writes=self.ranks.main)
 
     def _runner(self, phase: Phase, config: OptimConfig) -> Runner:
         own = {id(p) for module in phase.modules for p in module.parameters()} & self._trainable
@@ -152,7 +157,7 @@ class Trainer:
         if not parameters:
             raise ConfigError(f"phase '{phase.name}' has no parameters to train; leave it out or give it a module that is not frozen")
         self._switch(parameters)  # DDP takes the parameters that require gradients when it wraps
-        forward = self.accelerator.prepare_model(_PhaseForward(self.objective, phase.name))
+        forward = self.accelerator.prepare_model(_PhaseForward(self.objective, phase.name), evaluation_mode=self._sharded)  # no DDP then
         optimizer = build_optimizer(config, parameters.values())
         return Runner(phase, config, parameters, forward, optimizer)
 
@@ -250,7 +255,8 @@ class Trainer:
                 f"run folder: {self.folder.path.resolve()}"
             )
             raise SystemExit(128 + self._stop)
-        self.ranks.on_main(lambda: save_model(self.folder.model, self.spec, self.state.weight_sets()))
+        sets = self.state.weight_sets()
+        self.ranks.on_main(lambda: save_model(self.folder.model, self.spec, sets))
 
     def _open_log(self) -> RunLog | None:
         if self.train.trackers:
@@ -388,7 +394,9 @@ class Trainer:
             part = slice(start, min(start + micro, share))
             weight = (part.stop - part.start) / share
             more = part.stop < share
-            with self.accelerator.no_sync(runner.forward) if more else nullcontext():
+            if self._sharded:
+                self.objective.set_requires_gradient_sync(not more)  # pyright: ignore
+            with self.accelerator.no_sync(runner.forward) if more and not self._sharded else nullcontext():
                 self._seed_dropout(stream_key(self.train.seed, stage, turn.step, first + start))
                 noise = Noise(self.train.seed, ids[part], stage=stage, step=turn.step)
                 loss = runner.forward(rows(batch, part, self.accelerator.device), turn.step, noise)
@@ -429,7 +437,7 @@ class Trainer:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(runner.optimizer)
         own = [p for p in runner.parameters.values() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in own if p.grad is not None])
+        norm = whole(nn.utils.get_total_norm([p.grad for p in own if p.grad is not None]))
         value = float(norm)
         if runner.config.clip is not None and value > runner.config.clip:
             nn.utils.clip_grads_with_norm_(own, runner.config.clip, norm)
@@ -496,8 +504,9 @@ class Trainer:
         """Writes a checkpoint. If the file system refuses, the run goes on with those it has, unless it ``must``."""
         self.ranks.at("waiting for the checkpoint")
         state = self.state
+        sets, tensors, plain = state.pieces()
         try:
-            self.ranks.on_main(lambda: state.save(self.folder, self.spec))
+            self.ranks.on_main(lambda: self.folder.save(state.images, self.spec, sets, tensors, plain))
         except CheckpointError as error:
             if must:
                 raise CheckpointError(f"{error}; {self._last_good()}, and --resume goes on from it") from error
@@ -507,8 +516,9 @@ class Trainer:
         """Keeps the power-function averages as they are now."""
         self.ranks.at("waiting for the snapshot of the averages")
         state = self.state
+        sets = state.averages(snapshots=True)
         try:
-            self.ranks.on_main(lambda: save_model(self.folder.snapshot(state.images), self.spec, state.averages(snapshots=True)))
+            self.ranks.on_main(lambda: save_model(self.folder.snapshot(state.images), self.spec, sets))
         except CheckpointError as error:
             self._complain("save_failed", error, log)
 
@@ -530,8 +540,8 @@ class Trainer:
 
         self.ranks.at(f"looking at the {watcher.event.replace('_', '-')} figures")
         figures: dict[str, Any] = {}
-        if watcher.everywhere or self.ranks.main:
-            with self._evaluating():
+        with self._evaluating():
+            if watcher.everywhere or self.ranks.main:
                 view = View(self.objective.models, state.images, self.folder.sample(state.images), self.ranks, asked)
                 try:
                     figures = watcher.look(view)
@@ -550,7 +560,7 @@ class Trainer:
         modes = [(module, module.training) for module in self.objective.modules()]
         self.objective.eval()
         try:
-            with self.state.ema.swapped():
+            with self.state.ema.swapped(), together(self.objective) if self._sharded else nullcontext():
                 yield
         finally:
             for module, training in modes:
@@ -582,6 +592,16 @@ class Trainer:
 
 def _crosses(before: int, now: int, every: int) -> bool:
     return now // every > before // every
+
+
+def _check_sharding(train: TrainConfig, objective: Objective) -> None:
+    if len(objective.phases) > 1:
+        names = ", ".join(phase.name for phase in objective.phases)
+        raise ConfigError(f"--train.sharding fsdp shards one phase, and there are {len(objective.phases)} ({names}); leave it out")
+    if train.precision == "fp16":
+        raise ConfigError("--train.sharding fsdp does not go with --train.precision fp16; use bf16")
+    if train.compile:
+        raise ConfigError("--train.sharding fsdp does not go with --train.compile; leave out one of them")
 
 
 def _check(train: TrainConfig, ema: EMAConfig, num_images: int, ranks: int) -> None:

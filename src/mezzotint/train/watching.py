@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -227,15 +228,20 @@ class QuickDistance(Watcher):
         steps = self.model.spec.recipe.sample.steps
         wish = {"num": self.num, "steps": min(self.steps, steps or self.steps), "grid": "uniform", "seed": self.seed}
         job = self.model.job(batch_size=self.batch, **wish)
-        found = Moments()
+        found, broken = Moments(), torch.zeros(())
         # Every rank makes as many passes, since all must ask at the same places whether to stop.
         for start in range(0, -(-self.num // view.ranks.count), self.batch):
             if view.asked():
                 return {}
             part = job.only(list(view.ranks.share(self.num))[start : start + self.batch])
             if part.ids:
-                found.merge(self._moments(chunk.trajectory.x.clamp(-1, 1) for chunk in self.model.run(part)))
+                made = torch.cat([chunk.trajectory.x for chunk in self.model.run(part)])
+                broken += (~made.isfinite()).any().cpu()
+                found.merge(self._moments(iter([made.nan_to_num().clamp(-1, 1)])))
+        (count,) = view.ranks.add_up(broken)
         whole = self._together(found, view.ranks)
+        if count > 0:  # a model that has just begun may well make no images
+            return {"name": self.name, "features": self._words(), "distance": math.inf}
         distance = frechet_distance((whole.mean, whole.cov), (self._reference.mean, self._reference.cov))
         return {"name": self.name, "features": self._words(), "distance": distance}
 
