@@ -199,7 +199,7 @@ def number(value: float) -> str:
     """A figure with four significant digits.
 
     Example:
-        >>> number(2.34567), number(0.00012345), number(187)
+        >>> number(2.34567), number(0.000123456), number(187)
         ('2.346', '0.0001235', '187')
     """
     return f"{value:.4g}"
