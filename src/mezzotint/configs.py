@@ -623,6 +623,8 @@ class TrainConfig:
     """What 25 steps in a row that are not finite lead to: the end, or the last good state and half the learning rate."""
     timeout: float = 1800
     """Seconds that a rank waits for the others before the run ends with their names."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """What ranks keep: all of the model, or with fsdp a part of weights, averages, gradients and optimiser, for models too large for one."""
     trackers: tuple[str, ...] = ()
     """Trackers beside TensorBoard and log.jsonl, as Accelerate names them: wandb, trackio, mlflow, ..."""
     held_out: float = 0.0
