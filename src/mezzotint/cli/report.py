@@ -235,8 +235,9 @@ def sketch(samples: Statistics, reference: Statistics, k: int = 3) -> np.ndarray
     precise = (table <= neighbour_radii(theirs, k)).any(dim=1).numpy()
     covered = (table <= neighbour_radii(ours, k)[:, None]).any(dim=0).numpy()
     middle = theirs.mean(dim=0)
-    torch.manual_seed(0)
-    axes = torch.pca_lowrank(theirs - middle, q=min(2, *theirs.shape), center=False)[2]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        axes = torch.pca_lowrank(theirs - middle, q=min(2, *theirs.shape), center=False)[2]
     figure = Figure((WIDTH / 100, 4.6), dpi=100)
     plots = figure.subplots(1, 2, sharex=True, sharey=True)
     views = [((rows - middle) @ axes).numpy() for rows in (ours, theirs)]
