@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mezzotint.train.sharding import whole
+
 BAD_STEPS = 25
 """Optimiser steps of a phase that may be skipped in a row before the run stops or goes back."""
 ROLLBACK_RATE = 0.5
@@ -53,7 +55,7 @@ def find_bad(parameters: Mapping[str, nn.Parameter], per_sample: Tensor, t: Tens
     bad = (~per_sample.isfinite()).nonzero().flatten().tolist()
     levels = (t[bad] if bad else t).tolist()
     for name, p in parameters.items():
-        if not bool(torch.isfinite(p).all()):
+        if not bool(torch.isfinite(whole(p)).all()):
             return BadStep(f"parameter '{name}'", levels)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -61,7 +63,7 @@ def find_bad(parameters: Mapping[str, nn.Parameter], per_sample: Tensor, t: Tens
     if not math.isfinite(total):
         return BadStep("the total loss", levels)
     for name, p in parameters.items():
-        if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
+        if p.grad is not None and not bool(torch.isfinite(whole(p.grad)).all()):
             return BadStep(f"the gradient of '{name}'", levels)
     return BadStep("the norm of the gradient, of which each part is finite", levels)
 

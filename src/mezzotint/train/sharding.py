@@ -30,9 +30,8 @@ def shard(root: nn.Module, *, device: torch.device, ranks: int) -> None:
 
 
 def _blocks(root: nn.Module) -> list[nn.Module]:
-    lists = [module for module in root.modules() if isinstance(module, nn.ModuleList)]
-    items = dict.fromkeys(item for each in lists for item in each)
-    inner = [item for item in items if not any(isinstance(module, nn.ModuleList) for module in item.modules())]
+    items = dict.fromkeys(item for each in root.modules() if isinstance(each, nn.ModuleList) for item in each)
+    inner = [item for item in items if not any(isinstance(module, nn.ModuleList | nn.ModuleDict) for module in item.modules())]
     return [item for item in inner if sum(p.numel() for p in item.parameters()) >= LEAST]
 
 
@@ -45,13 +44,13 @@ def whole(value: Tensor, *, keep: bool = True) -> Tensor:
     """
     if not isinstance(value, DTensor):
         return value
-    full = value.detach().full_tensor()
+    full = value.full_tensor().detach()
     return full.cpu() if keep else full.new_empty(0)
 
 
 def local(value: Tensor) -> Tensor:
     """The part of a tensor that this rank has; shares its memory."""
-    return value.detach().to_local() if isinstance(value, DTensor) else value.detach()
+    return (value.to_local() if isinstance(value, DTensor) else value).detach()
 
 
 def like(value: Tensor, other: Tensor) -> Tensor:

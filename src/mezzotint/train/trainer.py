@@ -141,8 +141,9 @@ class Trainer:
             for model in objective.models.values():
                 model.compile()
         self._sharded = train.sharding == "fsdp" and self.ranks.count > 1
-        if self._sharded:
+        if train.sharding == "fsdp":
             _check_sharding(train, objective)
+        if self._sharded:
             shard(objective, device=self.accelerator.device, ranks=self.ranks.count)
         self._trainable = {id(p) for p in objective.parameters() if p.requires_grad}
         runners = [self._runner(phase, phase.optim or optim) for phase in objective.phases]
