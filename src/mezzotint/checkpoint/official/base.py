@@ -80,6 +80,21 @@ def check_names(found: Iterable[str], wanted: Iterable[str], what: str) -> None:
         )
 
 
+def renamed(state: Mapping[str, Tensor], names: Mapping[str, str], what: str) -> dict[str, Tensor]:
+    """A state dict under other names.
+
+    Args:
+        state: The state dict.
+        names: New name -> name in ``state``, one to one.
+        what: As for ``check_names``.
+
+    Raises:
+        CheckpointError: Names are missing or left over.
+    """
+    check_names(state, names.values(), what)
+    return {new: state[old] for new, old in names.items()}
+
+
 def count(names: Iterable[str], prefix: str) -> int:
     """Number of the blocks ``prefix0.``, ``prefix1.``, ... that a state dict has.
 

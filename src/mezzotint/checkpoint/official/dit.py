@@ -12,11 +12,11 @@ from torch import Tensor
 from mezzotint.checkpoint.official.base import (
     OfficialModel,
     Shapes,
-    check_names,
     count,
     labels_of_rows,
     linear_from_patch,
     patch_from_linear,
+    renamed,
 )
 from mezzotint.checkpoint.official.guided_diffusion import process_from_flags
 from mezzotint.configs import DiTConfig, LabelConfig, PixelConfig, VAELatentConfig
@@ -175,9 +175,7 @@ def to_ours(state: Mapping[str, Tensor], config: DiTConfig) -> dict[str, Tensor]
     Raises:
         CheckpointError: Names are missing or left over.
     """
-    keys = official_keys(config)
-    check_names(state, keys.values(), "an official checkpoint")
-    out = {ours: state[official] for ours, official in keys.items()}
+    out = renamed(state, official_keys(config), "an official checkpoint")
     return {**out, "stem.weight": linear_from_patch(out["stem.weight"])}
 
 
@@ -187,7 +185,5 @@ def to_official(state: Mapping[str, Tensor], config: DiTConfig) -> dict[str, Ten
     Raises:
         CheckpointError: Names are missing or left over.
     """
-    keys = official_keys(config)
-    check_names(state, keys, "a state dict")
-    out = {official: state[ours] for ours, official in keys.items()}
+    out = renamed(state, {official: ours for ours, official in official_keys(config).items()}, "a state dict")
     return {**out, "x_embedder.proj.weight": patch_from_linear(state["stem.weight"], config.patch)}
