@@ -18,7 +18,7 @@ def test_search_then_sample(mezzotint, digits_run, tmp_path, monkeypatch) -> Non
     assert said.code == 0, said.err
     assert [line.split()[0] for line in said.out[:3]] == ["calls", "2", "3"] and "tuned.json" in said.out[3]
     held = json.loads((folder / "tuned.json").read_text())
-    assert set(held["best"]) == {"2", "3"} and len(held["tried"]["3"]) == 8
+    assert set(held["best"]) == {"2", "3"} and len(held["tried"]["3"]) == 2 * len(tune.GRIDS)
     assert read_png(folder / "tuned.png").shape == (600, 900, 3)
     assert mezzotint("sample", folder, "--calls", 3, "--num", 2, "--out", "out").code == 0
     recipe = read_recipe(tmp_path / "out" / "000000.png")
