@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mezzotint.cli.plot import draw
 from mezzotint.cli.runs import find_runs
 from mezzotint.cli.train import advice
 from mezzotint.recipes.small import small
+from mezzotint.tasks.plan import needs
 from mezzotint.train.history import read_history
 from mezzotint.weights.io import read_spec, read_tensors
 
@@ -115,6 +117,20 @@ def test_curves_are_drawn(mezzotint, watched, tmp_path):
     assert titles == ["loss", "loss by noise level, and the band in which it was", "Frechet distance"]
     # Of several runs the levels would be too many.
     assert draw([read_history(out)] * 2, tmp_path / "two.png") == ["loss", "Frechet distance"]
+
+
+def test_curves_against_compute(mezzotint, watched, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    out, _ = watched
+    kept = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
+    assert mezzotint("plot", out, out, "--out", "scaling.png", "--against", "flops").code == 0
+    axes = kept[0].axes[0]
+    assert axes.get_xscale() == axes.get_yscale() == "log" and axes.get_xlabel() == "floating-point operations"
+    recipe = read_spec(out / "model").recipe
+    expected = needs(replace(recipe, data=replace(recipe.data, size=(8, 8)))).flops * read_history(out).losses()["denoise"][-1][0]
+    assert axes.get_lines()[0].get_xdata()[-1] == pytest.approx(expected)
 
 
 def test_what_cannot_be_drawn_is_one_line(refused, watched, tmp_path):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from mezzotint.cli.arguments import parse
 from mezzotint.errors import ConfigError
-from mezzotint.train.history import History, read_history
+from mezzotint.train.history import RUN, History, read_history
 
 LEVELS = ("cleanest quarter", "second quarter", "third quarter", "noisiest quarter")
 
@@ -24,6 +25,8 @@ class Arguments:
     """Folders of training runs."""
     out: Path
     """PNG file to be written."""
+    against: Literal["images", "flops"] = "images"
+    """Images seen, or the floating-point operations of training, on logarithmic axes: to compare models of several sizes."""
 
 
 def run(command: str, words: list[str]) -> int:
@@ -44,30 +47,54 @@ def run(command: str, words: list[str]) -> int:
     runs = [read_history(folder) for folder in given.runs]
     if not any(each.losses() for each in runs):
         raise ConfigError(f"{', '.join(str(each.path) for each in runs)}: nothing is logged yet; wait for --train.log-every steps")
-    draw(runs, given.out)
+    draw(runs, given.out, flops=[_flops(each) for each in runs] if given.against == "flops" else None)
     print(f"curves of {', '.join(str(each.path) for each in runs)}: {given.out}")
     return 0
 
 
-def draw(runs: Sequence[History], out: Path) -> list[str]:
+def _flops(each: History) -> float:
+    """Operations of training, for each image."""
+    from mezzotint.configs import DataFacts, Recipe, from_dict
+    from mezzotint.tasks.plan import needs
+
+    held = json.loads((each.path / RUN).read_text(encoding="utf-8"))
+    recipe = from_dict(Recipe, {f.name: held[f.name] for f in fields(Recipe) if f.name in held})
+    facts = from_dict(DataFacts, held["facts"])
+    return float(needs(replace(recipe, data=replace(recipe.data, size=facts.size))).flops)
+
+
+def _scaled(each: History, factor: float) -> History:
+    """A run whose lines count operations where they counted images."""
+    return replace(each, lines={e: [{**line, "images": line["images"] * factor} for line in held] for e, held in each.lines.items()})
+
+
+def draw(runs: Sequence[History], out: Path, *, flops: Sequence[float] | None = None) -> list[str]:
     """Writes the chart.
 
     Args:
         runs: What is compared.
         out: The PNG file.
+        flops: Operations an image of each run, to draw against operations on logarithmic axes; None: against images.
+
+    Source: Nichol & Dhariwal 2021, figure 10 (loss against compute, over sizes of the model).
 
     Returns:
         Title of each panel.
     """
     from matplotlib.figure import Figure
 
+    if flops:
+        runs = [_scaled(each, factor) for each, factor in zip(runs, flops, strict=True)]
     panels = [_loss]
     panels += [_levels] if len(runs) == 1 and any(runs[0].bands(phase) for phase in runs[0].losses()) else []
     panels += [_distance] if any(each.distances() for each in runs) else []
     figure = Figure(figsize=(6.5 * len(panels), 4.5), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         panel(axes, runs)
-        axes.set_xlabel("images seen")
+        axes.set_xlabel("floating-point operations" if flops else "images seen")
+        if flops:
+            axes.set(xscale="log", yscale="log")
+            axes.autoscale()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -109,5 +136,5 @@ def _distance(axes: Any, runs: Sequence[History]) -> None:
     for each in runs:
         for name, points in each.distances().items():
             _line(axes, points, _named(each, name, runs), marker="o", markersize=3)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
+    axes.set_ylim(bottom=0)
     axes.set_title("Frechet distance")
