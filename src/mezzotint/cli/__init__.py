@@ -131,7 +131,7 @@ def _help() -> str:
         [
             "usage: mezzotint COMMAND ...",
             "",
-            "Trains, guides, samples and evaluates image diffusion models.",
+            "Trains, guides, samples, upscales and evaluates image diffusion models.",
             "",
             *lines,
             "",
