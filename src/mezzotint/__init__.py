@@ -1,4 +1,4 @@
-"""Trains, guides, samples and evaluates image diffusion models.
+"""Trains, guides, samples, upscales and evaluates image diffusion models.
 
 The names below are loaded when they are first used, so that importing the package does not import torch.
 """

@@ -91,7 +91,7 @@ def test_version(mezzotint):
         (["train", "small", "--data", "digits", "--out", "x", "--train.micro-batch", "few"], ["--train.micro-batch 'few'", "INT"]),
         (["train", "small", "--data", "digits", "--out", "x", "--train.precision", "fp8"], ["'fp8'", "'bf16'"]),
         (["train", "small", "--data", "digits", "--out", "x", "--objective", "vbl"], ["--objective 'vbl'", "'vlb'"]),
-        (["sample"], ["missing:", "--out PATH"]),
+        (["sample"], ["missing: PATH"]),
         (["sample", "m", "--out", "x", "--nun", "3"], ["unknown option --nun", "did you mean --num?"]),
         (["sample", "m", "n", "--out", "x"], ["unknown argument n"]),
         (["sample", "m", "--out"], ["--out"]),

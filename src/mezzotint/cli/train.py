@@ -13,7 +13,7 @@ import tyro
 
 from mezzotint import registry
 from mezzotint.cli.arguments import parse
-from mezzotint.configs import Recipe, Spec
+from mezzotint.configs import DataFacts, Recipe, Spec
 from mezzotint.errors import ConfigError, unknown
 
 TASKS = {"train": "generate", "train-classifier": "classify"}
@@ -253,7 +253,7 @@ def _train(recipe: Recipe, run: Options) -> None:
     if recipe.data.augment:
         check_augment(recipe)
     if run.fit:
-        recipe = _fitted(recipe)
+        recipe = _fitted(recipe, facts)
     _say(summary(recipe))
     if recipe.score:
         _say(f"published: {recipe.score}")
@@ -339,13 +339,15 @@ def _preview(model: Any, recipe: Recipe, source: Any, steps: int) -> tuple[Any, 
     return made, torch.cat([low, made], dim=3)
 
 
-def _fitted(recipe: Recipe) -> Recipe:
+def _fitted(recipe: Recipe, facts: DataFacts) -> Recipe:
     from mezzotint.checkpoint.loading import default_device
     from mezzotint.tasks.plan import fit, free_memory
 
     # Processes that share a CPU share its memory; a GPU has its own.
     device, ranks = default_device(), int(os.environ.get("WORLD_SIZE", "1"))
-    return fit(recipe, free=free_memory(device) // (1 if device.type == "cuda" else ranks), ranks=ranks)
+    free = free_memory(device) // (1 if device.type == "cuda" else ranks)
+    sized = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, size=facts.size))
+    return dataclasses.replace(fit(sized, free=free, ranks=ranks), data=recipe.data)
 
 
 def _previews(model: Any, recipe: Recipe, source: Any) -> Any:

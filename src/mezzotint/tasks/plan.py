@@ -157,7 +157,7 @@ def _inputs(recipe: Recipe, num: int = 1) -> tuple[Tensor, Tensor, Cond]:
     size = getattr(net, "image_size", (0, 0))
     if size == (0, 0):
         if recipe.data.size is None:
-            raise ConfigError(f"recipe '{recipe.name}' takes the size from the data; give --data, or --size H W")
+            raise ConfigError(f"recipe '{recipe.name}' takes the size from the data; give --data, or --data.size H W")
         _, *size = build_codec(recipe).shape((3, *recipe.data.size))
     height, width = size
     x = torch.empty(num, net.in_channels, height, width, device="meta")

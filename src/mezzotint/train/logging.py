@@ -24,6 +24,10 @@ def peak_memory(device: torch.device) -> int:
     """Most memory that this process has held, in bytes: of the GPU, or resident memory on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage begins with the memory of the process that started this one
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     try:
         import resource
     except ImportError:  # Windows

@@ -83,7 +83,7 @@ def coefficients(stored: Sequence[tuple[float, int]], std: float, updates: int) 
 
     Example:
         >>> found, error = coefficients([(0.05, 50), (0.1, 50), (0.05, 100), (0.1, 100)], 0.1, 100)
-        >>> found.round(6).tolist(), round(error, 6)
+        >>> (found.round(6) + 0.0).tolist(), round(error, 6)
         ([0.0, 0.0, 0.0, 1.0], 0.0)
 
     Source: Karras et al. 2024 (EDM2), section 3.2 and appendix C, with the sum held at 1.
