@@ -55,7 +55,7 @@ VARIANTS = {
 TOLERANCES = {"dpm_solver_adaptive": ("rtol=1", "rtol=0.5", "rtol=0.2", "rtol=0.05"), "ode": ("0.3", "0.1", "0.03", "0.01")}
 """Of the samplers that choose their own steps, the loosest first; "ode" takes one number for both of its tolerances."""
 OURS = ("dpm_solver", "dpm_solver,order=3", "unipc", "unipc,order=2")
-OUR_GRIDS = ("linspace_open", "trailing", "beta")
+OUR_GRIDS = ("linspace_open", "beta")
 KINDS = ("fixed_small", "fixed_large", "analytic", "sn", "npr")
 BITS_STEPS, DISTANCE_STEPS = (10, 25), (5, 7, 10)
 BITS_IMAGES = 300

@@ -7,6 +7,8 @@ Variance-preserving and discrete schedules use t in [0, 1]; variance-exploding o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from mezzotint.configs import DiscreteConfig, FlowConfig, ScheduleConfig, VEConf
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.registry import get, register
 
+T = TypeVar("T")
 SNAP = 1e-6  # float32 times miss their knot by less than this
 
 
@@ -177,7 +180,7 @@ class Discrete(_VariancePreserving):
 
     def __init__(self, config: DiscreteConfig):
         super().__init__(config)
-        self._last: tuple[Tensor, int, Tensor] | None = None
+        self._last: dict[str, tuple[Tensor, int, Any]] = {}
         self.betas = torch.from_numpy(betas(config))
         self.steps = len(self.betas)
         self.t_min, self.t_max = 1 / self.steps, 1.0
@@ -195,14 +198,19 @@ class Discrete(_VariancePreserving):
         return torch.where((place - whole).abs() <= SNAP * self.steps, whole, place)
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        # One step asks several times for the same time: the last answer is kept, as long as that tensor is not written to.
-        last, tracked = self._last, not t.is_inference()
-        if last is not None and tracked and last[0] is t and last[1] == t._version:
-            return last[2]
-        found = self._look_up(t)
-        if tracked:
-            self._last = (t, t._version, found)
-        return found
+        return self._once("log_alpha", self._look_up, t)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self._once("scales", super().__call__, t)
+
+    def _once(self, name: str, function: Callable[[Tensor], T], t: Tensor) -> T:
+        """A step asks several times for the same time: the last answer is kept, as long as that tensor is not written to."""
+        if t.is_inference():  # such tensors do not tell
+            return function(t)
+        last = self._last.get(name)
+        if last is None or last[0] is not t or last[1] != t._version:
+            last = self._last[name] = (t, t._version, function(t))
+        return last[2]
 
     def _look_up(self, t: Tensor) -> Tensor:
         table = self._log_alpha.to(t.device)

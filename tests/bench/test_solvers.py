@@ -39,8 +39,8 @@ def test_on_one_grid_the_solvers_are_the_same(results, ours, theirs) -> None:
 
 
 def test_grids_and_orders_differ(results) -> None:
-    assert results["ours"]["dpm_solver, beta"] != pytest.approx(results["ours"]["dpm_solver, trailing"], rel=1e-3)
-    assert results["ours"]["unipc, trailing"] != pytest.approx(results["ours"]["unipc,order=2, trailing"], rel=1e-6)
+    assert results["ours"]["dpm_solver, beta"] != pytest.approx(results["ours"]["dpm_solver, linspace_open"], rel=1e-3)
+    assert results["ours"]["unipc, linspace_open"] != pytest.approx(results["ours"]["unipc,order=2, linspace_open"], rel=1e-6)
 
 
 def test_every_ratio_of_times_has_an_interval(results) -> None:

@@ -68,6 +68,19 @@ def test_every_coordinate_leads_to_the_same_end_at_second_order(name) -> None:
         assert errors[1] < 0.3 * errors[0], (coordinate, errors)
 
 
+def test_heun_does_not_leap_from_where_nothing_is_left_of_the_image() -> None:
+    """The first step of a cosine schedule leads from sigma / alpha = 20 000 to about 10."""
+    schedule = build_schedule(SCHEDULES["cosine"])
+    world, start = denoiser_of(MIXTURE, schedule), torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+
+    def run(text: str, steps: int) -> torch.Tensor:
+        sampler = build("sampler", text)
+        return sample(world, sampler, sampler.plan(schedule, steps=steps, spacing="trailing"), start).x
+
+    exact = run("dpm_solver,order=3", 500)
+    assert (run("heun", 20) - exact).abs().mean() < 0.5 * (run("euler", 20) - exact).abs().mean()
+
+
 def test_slopes_are_those_of_the_curve() -> None:
     """dz/dtau against a difference along x_t = alpha x0 + sigma eps."""
     x0, eps = X[:4], X[4:]

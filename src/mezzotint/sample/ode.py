@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mezzotint.denoise import Denoiser
+from mezzotint.denoise import CLIPPED, Denoiser
 from mezzotint.errors import CapabilityError, ConfigError, unknown
 from mezzotint.noise import Noise
 from mezzotint.process import expand
@@ -142,6 +142,9 @@ def ddim(schedule: Schedule, x0: Tensor, eps: Tensor, s: Tensor) -> Tensor:
 class Heun(Euler):
     """EDM's sampler: Heun's method, with optional churn; the step to t = 0 is Euler's.
 
+    So is a step from where next to nothing is left of the image, log(alpha / sigma) < -5.1, to a noise level of less than a quarter: there
+    the second slope would multiply what the network changes its mind by, as at the noisy end of cosine schedules.
+
     Args:
         alpha: Place of the second slope along the step, in (0, 1]: 1 is Heun's method, 1/2 the midpoint's, 2/3 Ralston's.
         coordinate: As for ``Euler``, like those that follow.
@@ -170,6 +173,10 @@ class Heun(Euler):
 
     def second(self, line: Coordinate, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor] | None:
         inside = self.inside(line, t, s)
+        if line.name != "t":
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = line.schedule(t), line.schedule(s)
+            leap = (alpha_t < math.exp(CLIPPED) * sigma_t) & (4 * sigma_s * alpha_t < sigma_t * alpha_s)
+            inside = inside & ~leap
         if not bool(inside.any()):
             return None
         middle = line.time(line.tau(t) + self.alpha * (line.tau(s) - line.tau(t))) if self.alpha < 1 else s

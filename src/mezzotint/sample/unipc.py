@@ -30,10 +30,10 @@ PREDICTIONS = ("data", "noise")
 
 @dataclass(frozen=True)
 class UniPCState(State):
-    """What the corrector needs of the step before: point and time that it left from, and the network's values until then, latest first."""
+    """What the corrector needs of the step before: where it left from, its leg, and the network's values until then, latest first."""
 
     x: Tensor | None = None
-    t: Tensor | None = None
+    leg: Leg | None = None
     values: tuple[Tensor, ...] = ()
     lams: tuple[Tensor, ...] = ()
 
@@ -106,12 +106,11 @@ class UniPC(Sampler):
         x0, eps = shifted(denoiser, x_t, t, cond, noise)
         m = x0 if self.data else eps
         leg = Leg(denoiser.schedule, t, s, self.data)
-        if self.corrector and i > self.uncorrected and state.x is not None and state.t is not None:
-            back = Leg(denoiser.schedule, state.t, t, self.data)
-            x_t = self.advance(back, state.x, (*state.values, m), (*state.lams, leg.lam), plan.orders[i - 1], correct=True)
+        if self.corrector and i > self.uncorrected and state.x is not None and state.leg is not None:
+            x_t = self.advance(state.leg, state.x, (*state.values, m), (*state.lams, leg.lam), plan.orders[i - 1], correct=True)
         values, lams = (m, *state.values)[: self.order], (leg.lam, *state.lams)[: self.order]
         x_s = self.advance(leg, x_t, values, lams, plan.orders[i], correct=False)
-        return x_s, s, UniPCState(x0, x_t, t, values, lams)
+        return x_s, s, UniPCState(x0, x_t, leg, values, lams)
 
     def advance(self, leg: Leg, x_t: Tensor, values: tuple[Tensor, ...], lams: tuple[Tensor, ...], order: int, *, correct: bool) -> Tensor:
         """One step along a leg from its start.
