@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tell-images", type=int, default=8_000, help="training images of each judge that tells real from made")
     parser.add_argument("--width", type=int, default=16, help="width of the two networks, a multiple of 8")
     parser.add_argument("--steps", type=int, default=8, help="sampling steps of SR3")
+    parser.add_argument("--sampler", default="ancestral,variance=fixed_small", help="sampler of SR3")
     parser.add_argument("--sweep", type=int, nargs="*", default=(), help="other numbers of steps, measured on the first 1,000 cuts")
     parser.add_argument("--cuts", type=int, default=5_000, help="64x64 cuts of the part test")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("super_resolution.json"), help="where the figures go")
@@ -203,10 +204,10 @@ def main() -> None:
     add("regression", upscaled(model("sr3-regression-small", args, source), low, args))
     sr3 = model("sr3-small", args, source)
     begun = time.process_time()
-    add(f"SR3, {args.steps} steps", upscaled(sr3, low, args, steps=args.steps))
+    add(f"SR3, {args.steps} steps", upscaled(sr3, low, args, steps=args.steps, sampler=args.sampler))
     print(f"  SR3: {time.process_time() - begun:.0f} CPU seconds for {len(low)} cuts", flush=True)
     for steps in args.sweep:
-        add(f"SR3, {steps} steps, 1000 cuts", upscaled(sr3, low[:1000], args, steps=steps), tell=False)
+        add(f"SR3, {steps} steps, 1000 cuts", upscaled(sr3, low[:1000], args, steps=steps, sampler=args.sampler), tell=False)
     setting = {name: value for name, value in vars(args).items() if name not in ("data", "features", "work", "out", "seed", "sweep")}
     held = json.loads(args.out.read_text()) if args.out.exists() else {}
     if held.get("setting") != setting:
