@@ -624,7 +624,7 @@ class TrainConfig:
     timeout: float = 1800
     """Seconds that a rank waits for the others before the run ends with their names."""
     sharding: Literal["none", "fsdp"] = "none"
-    """What ranks keep: all of the model, or with fsdp a part of weights, averages, gradients and optimiser, for models too large for one."""
+    """What ranks keep: all of the model, or with fsdp a part of weights, averages, gradients and optimiser, for large models."""
     trackers: tuple[str, ...] = ()
     """Trackers beside TensorBoard and log.jsonl, as Accelerate names them: wandb, trackio, mlflow, ..."""
     held_out: float = 0.0
