@@ -54,7 +54,7 @@ class Tuned:
     about: dict[str, Any]
 
     def setting(self, calls: int) -> Setting:
-        """The best setting of the largest budget within so many calls.
+        """The best setting within so many calls, which may be one of a smaller budget.
 
         Raises:
             ConfigError: All budgets are larger.
