@@ -1,4 +1,4 @@
-"""What a model knows of Var[x0 | x_t]: made, kept in its folder, and read again."""
+"""What a model knows of Var[x0 | x_t]: made, and kept in its folder."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from torch import Tensor, nn
 from mezzotint.configs import CovarianceConfig, PixelConfig
 from mezzotint.data import Source
 from mezzotint.errors import CapabilityError, ConfigError
-from mezzotint.moments import Moments
 from mezzotint.networks.covariance_head import CovarianceHead
 from mezzotint.nn.backbone import Backbone
 from mezzotint.noise import Noise
 from mezzotint.pipelines.generate import Model
+from mezzotint.pipelines.variance_file import FILE, NAME
 from mezzotint.types import Cond
 from mezzotint.weights.adding import add_weights
-from mezzotint.weights.io import SPEC_FILE, WeightSet, load_into, read_tensors, weight_file
-
-NAME = "covariance"
-FILE = weight_file(NAME)
+from mezzotint.weights.io import SPEC_FILE, WeightSet
 
 
 def encoded(model: Model, source: Source, ids: Sequence[int], *, batch: int, seed: int = 0) -> Iterator[tuple[Tensor, Cond, Noise]]:
@@ -104,21 +101,3 @@ def save_variance(model: Model, config: CovarianceConfig, part: nn.Module | None
     spec = replace(model.spec, covariance=config)
     model.spec = add_weights(model.path, spec, held, of=model.weights, instead=FILE)
     model.variance_part = part
-
-
-def read_variance(model: Model) -> nn.Module | None:
-    """The table or head in the folder of a model; None where it belongs to other weights than those that were loaded.
-
-    Raises:
-        CheckpointError: The file is damaged.
-    """
-    config, info = model.spec.covariance, model.spec.weights.get(FILE)
-    if config is None or info is None or model.path is None or info.get("of") != model.weights:
-        return None
-    tensors = read_tensors(model.path / FILE, sha256=info["sha256"])
-    if config.method == "analytic":
-        part: nn.Module = Moments(torch.arange(len(tensors["times"])), torch.zeros(len(tensors["times"])))
-    else:
-        part = new_head(model, config)
-    load_into(part, tensors, where=model.path / FILE)
-    return part.eval()

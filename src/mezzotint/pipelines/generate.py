@@ -25,6 +25,7 @@ from mezzotint.moments import KnownVariance
 from mezzotint.noise import Noise
 from mezzotint.pipelines.build import Stage
 from mezzotint.pipelines.tuned import Setting, read_tuned
+from mezzotint.pipelines.variance_file import read_variance
 from mezzotint.registry import build, call_with, get, parse, with_setting
 from mezzotint.sample.ancestral import KNOWN_VARIANCE
 from mezzotint.sample.base import Sampler
@@ -213,9 +214,8 @@ class Model(Loaded):
         if config is None:
             raise CapabilityError(f"this model does not know Var[x0 | x_t], which the optimal variance needs; add it by {add}")
         if self.variance_part is None and config.method != "heuristic":
-            from mezzotint.pipelines.covariance import read_variance  # it knows models, and is needed by few
-
-            self.variance_part = read_variance(self)
+            channels = self.stage.codec.shape(self.shape)[0]
+            self.variance_part = read_variance(self.path, self.spec, weights=self.weights, channels=channels, device=self.device)
         if self.variance_part is None and config.method != "heuristic":
             raise CapabilityError(f"Var[x0 | x_t] is known for other weights than {self.weights}; load those with --ema, or run {add}")
         return KnownVariance(self.stage.denoiser, config, self.variance_part)
