@@ -195,6 +195,9 @@ def test_digits_keep_their_grays_and_their_division():
     assert (whole.labels == labels).all()
     assert not set(train.names) & set(test.names)
     assert set(train.names) | set(test.names) == set(whole.names)
+    for name, part in (("train", train), ("test", test)):
+        bare = opened("digits", split=name, labels=False)
+        assert bare.names == part.names and bare.labels is None
     shares = np.bincount(test.labels) / np.bincount(whole.labels)
     assert shares.min() > 0.29
     assert shares.max() < 0.31

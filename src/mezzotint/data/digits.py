@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mezzotint.configs import DataConfig
@@ -33,8 +35,13 @@ def open_digits(config: DataConfig) -> Source:
     images = np.floor(np.asarray(values) * (255 / 16) + 0.5).astype(np.uint8).reshape(-1, 8, 8, 1)
     names = [f"digits/{i:04d}" for i in range(len(images))]
     classes = tuple(str(k) for k in range(10))
-    whole = ArraySource(images, config, names=names, labels=np.asarray(labels), classes=classes)
+
+    def source(config: DataConfig) -> ArraySource:
+        return ArraySource(images, config, names=names, labels=np.asarray(labels), classes=classes)
+
+    whole = source(config)
     if config.split == "all":
         return whole
-    train, test = split_ids(whole, (1 - TEST_SHARE, TEST_SHARE), SPLIT_SEED)
+    # Whoever reads no labels gets the same division.
+    train, test = split_ids(source(replace(config, labels=True)), (1 - TEST_SHARE, TEST_SHARE), SPLIT_SEED)
     return subset(whole, train if config.split == "train" else test)
