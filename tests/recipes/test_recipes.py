@@ -106,6 +106,11 @@ def test_a_generator_s_own_sample_settings_make_a_plan(name) -> None:
         ("improved-ddpm", 52_546_438, (32, 32), ()),
         ("adm", 295_904_454, (64, 64), tuple(f"n{k}" for k in range(1000))),
         ("adm-upsampler-64-256", 311_795_910, (256, 256), tuple(f"n{k}" for k in range(1000))),
+        ("adm-upsampler-128-512", 308_835_270, (512, 512), tuple(f"n{k}" for k in range(1000))),
+        ("sr3-16-128", 549_979_011, (128, 128), ()),  # the paper says 550 M
+        ("sr3-64-256", 604_608_899, (256, 256), ()),  # 625 M
+        ("sr3-64-512", 603_461_571, (512, 512), ()),  # 625 M
+        ("sr3-256-1024", 148_028_035, (1024, 1024), ()),  # 150 M
         ("adm-classifier", 65_438_568, (64, 64), tuple(f"n{k}" for k in range(1000))),
         ("adm-imagenet-128", 421_529_606, (128, 128), tuple(f"n{k}" for k in range(1000))),
         ("adm-imagenet-256", 553_838_086, (256, 256), tuple(f"n{k}" for k in range(1000))),

@@ -89,6 +89,21 @@ def adm_upsampler_64_256() -> Recipe:
     )
 
 
+@register("recipe", "adm-upsampler-128-512")
+def adm_upsampler_128_512() -> Recipe:
+    """ADM-U from 128x128 to 512x512.
+
+    Source: Dhariwal & Nichol 2021, section 4.3 (upsampling) and table 11 (ADM-U, 128 to 512).
+    """
+    return replace(
+        adm_upsampler_64_256(),
+        name="adm-upsampler-128-512",
+        net=UNetConfig(width=192, mults=(1, 1, 2, 2, 4, 4), blocks=2, attention=(16, 32), head_channels=64, resample="block"),
+        data=DataConfig(size=(512, 512), flip=True),
+        train=TrainConfig(images=268_800_000, batch=256, precision="bf16"),
+    )
+
+
 @register("recipe", "adm-classifier")
 def adm_classifier() -> Recipe:
     """The noisy classifier for the 64x64 ADM.
