@@ -211,3 +211,35 @@ def test_a_read_only_output_folder(refused, tmp_path):
     place = tmp_path / "locked"
     place.mkdir(mode=0o555)
     assert "Permission denied" in refused("train", "small", "--data", "digits", "--out", place / "r", *TINY, *SHORT)
+
+
+@pytest.mark.parametrize("name", ["sr3-small", "sr3-regression-small"])
+def test_a_model_that_enlarges_is_measured_on_the_way(mezzotint, tmp_path, name):
+    """The first image cannot be read: neither grid nor distance begins from it."""
+    root = folder(tmp_path / "photos", {f"{k:02}.png": encoded(pixels(16, 16, 3, seed=k)) for k in range(40)})
+    late = bytearray((root / "00.png").read_bytes())
+    late[-40:-20] = bytes(20)
+    (root / "00.png").write_bytes(late)
+    tiny = [
+        "--net.width",
+        "8",
+        "--net.mults",
+        "1",
+        "--net.attention",
+        "1",
+        "--net.groups",
+        "4",
+        "--train.batch",
+        "8",
+        "--train.images",
+        "16",
+    ]
+    looks = ["--train.fd-every", "16", "--train.fd-num", "8", "--train.fd-steps", "2", "--train.sample-num", "4"]
+    words = [*tiny, *looks, "--sample.steps", "2"] if name == "sr3-small" else [*tiny, *looks]
+    said = mezzotint("train", name, "--data", root, "--data.max-unreadable", "0.1", "--out", "r", "--optim.warmup", "0", *words)
+    assert said.code == 0, said.err
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    (found,) = [line for line in lines if line["event"] == "distance"]
+    assert found["name"] == "fd8" and float(found["distance"]) > 0
+    assert "00.png" in (tmp_path / "r" / "unreadable.jsonl").read_text()
+    assert len(list((tmp_path / "r" / "samples").iterdir())) >= 1

@@ -10,13 +10,16 @@ import torch
 from tests.train.comparing import log
 
 from mezzotint.checkpoint import fresh
-from mezzotint.configs import DataConfig, EMAConfig, Spec, TimesConfig, TrainConfig
+from mezzotint.conditioning import LowRes
+from mezzotint.configs import DataConfig, EMAConfig, LabelConfig, LowResConfig, Spec, SR3Config, TimesConfig, TrainConfig
 from mezzotint.data import open_source, subset
 from mezzotint.errors import ConfigError, DataError
 from mezzotint.metrics.features import Pixels
 from mezzotint.metrics.frechet import Moments, frechet_distance
+from mezzotint.noise import Noise
 from mezzotint.pipelines.build import build_objective, resolve
 from mezzotint.recipes.small import small
+from mezzotint.recipes.sr3 import sr3_regression_small, sr3_small
 from mezzotint.train.trainer import Trainer
 from mezzotint.train.watching import Colours, HeldOut, QuickDistance, hold_out
 from mezzotint.weights.io import read_tensors
@@ -138,6 +141,32 @@ def test_the_distance_is_that_of_the_samples(tmp_path, digits):
     ours, theirs = Moments().add(made.clamp(-1, 1).flatten(1)), Moments().add(digits.batch(range(1797)).images.flatten(1))
     expected = frechet_distance((ours.mean, ours.cov), (theirs.mean, theirs.cov))
     assert line["distance"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("base", [sr3_small, sr3_regression_small])
+def test_the_distance_of_a_model_that_enlarges(tmp_path, digits, base):
+    """Its samples begin from the held-out images, reduced, and have their classes."""
+    own = recipe("noise_level" if base is sr3_small else "uniform", images=64)
+    net = SR3Config(width=8, mults=(1,), blocks=1, attention=(), groups=4)
+    label = LabelConfig() if base is sr3_small else None
+    wish = replace(base(), net=net, low_res=LowResConfig(scale=2), label=label, data=own.data, train=own.train, ema=own.ema)
+    held = subset(digits, range(100, 130))
+
+    def watch(objective, model, source):
+        return (QuickDistance(model, source, Pixels(), every=64, num=40, steps=3, batch=16, begin_from=held),)
+
+    model = run(tmp_path / "run", digits, wish, watch)
+    network = model.stage.denoiser.network
+    network.load_state_dict(read_tensors(tmp_path / "run/model/ema-0.9.safetensors"))
+    network.eval()
+    batch = held.batch([k % 30 for k in range(40)])
+    low = model.stage.conditioner.part(LowRes).reduce(batch.images, noise=Noise(0, range(40)))
+    job = model.job(num=40, steps=3, grid="uniform")
+    job = job if label is None else replace(job, labels=tuple(batch.label.tolist()))
+    made = torch.cat([chunk.trajectory.x for chunk in model.run(job, low_res=low)])
+    ours, theirs = Moments().add(made.clamp(-1, 1).flatten(1)), Moments().add(digits.batch(range(1797)).images.flatten(1))
+    expected = frechet_distance((ours.mean, ours.cov), (theirs.mean, theirs.cov))
+    assert log(tmp_path / "run", "distance")[-1]["distance"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_samples_that_are_no_numbers_do_not_end_the_run(tmp_path, digits):

@@ -317,7 +317,14 @@ def _watchers(recipe: Recipe, objective: Any, model: Any, source: Any, held: Any
         if not isinstance(model, Model):
             raise ConfigError("a classifier makes no samples to compare; leave out --train.fd-every")
         features = build_features(train.fd_features, default_device())
-        wish = {"every": train.fd_every, "num": train.fd_num, "steps": train.fd_steps, "batch": batch, "seed": train.seed}
+        wish = {
+            "every": train.fd_every,
+            "num": train.fd_num,
+            "steps": train.fd_steps,
+            "batch": batch,
+            "seed": train.seed,
+            "begin_from": held,
+        }
         found.append(QuickDistance(model, source, features, **wish))
     return found
 
@@ -330,12 +337,15 @@ def _preview(model: Any, recipe: Recipe, source: Any, steps: int) -> tuple[Any, 
         return made, made
     import torch
 
+    from mezzotint.pipelines.examples import begun_from
     from mezzotint.resolution import enlarge
+    from mezzotint.train.watching import readable_places
 
-    ids = list(range(min(recipe.train.sample_num, len(source))))
-    found = model.reduced(source.batch(ids).images, ids, seed=recipe.train.seed)
-    made = model.sample(low_res=found, **{**wish, "num": len(ids)})
-    low = enlarge(torch.stack(list(found.values())), made.shape[2:], up=recipe.low_res.up)
+    places = readable_places(source, range(min(recipe.train.sample_num, len(source))))
+    job, found = begun_from(model, model.job(**{**wish, "num": len(places)}), source, places)
+    assert found is not None
+    made = torch.cat([chunk.trajectory.x.cpu() for chunk in model.run(job, low_res=found)])
+    low = enlarge(torch.stack([found[k] for k in job.ids]), made.shape[2:], up=recipe.low_res.up)
     return made, torch.cat([low, made], dim=3)
 
 

@@ -64,7 +64,12 @@ class Cascade(Model):
         return self._leads.null
 
     def reduced(self, images: Tensor, ids: Sequence[int], *, seed: int = 0) -> dict[int, Tensor] | None:
-        return self.stages[0].reduced(images, ids, seed=seed)
+        if self.stages[0].stage.conditioner.part(LowRes) is None:
+            return None
+        found = dict(zip(ids, images, strict=True))
+        for number, model in reversed(list(enumerate(self.stages, start=1))):
+            found = model.reduced(torch.stack([found[k] for k in ids]), ids, seed=stage_seed(seed, number)) or {}
+        return found
 
     def check_low_res(self, job: Job, low_res: Tensor | Mapping[int, Tensor] | None) -> None:
         self.stages[0].check_low_res(job, low_res)

@@ -12,8 +12,9 @@ from mezzotint.errors import CapabilityError, ConfigError, DataError
 from mezzotint.metrics.features import Extractor, Pixels
 from mezzotint.metrics.frechet import Moments, frechet_distance
 from mezzotint.pipelines.cascade import Cascade
+from mezzotint.pipelines.examples import begun_from
 from mezzotint.pipelines.generate import ClassifierModel
-from mezzotint.tasks.tune import LEAST, classifier_features, features_of, low_res_of
+from mezzotint.tasks.tune import LEAST, classifier_features, features_of
 
 LEVELS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 """The levels that are tried, unless told otherwise."""
@@ -92,9 +93,9 @@ def sweep_levels(
         for level in levels:
             settings = {k: {"level": best(trials, k).level, "truncated": truncated} for k in stages if k < stage}
             settings[stage] = {"level": level, "truncated": truncated}
-            job = model.job(num=num, seed=seed, batch_size=batch_size, stages=settings)
+            job, low_res = begun_from(model, model.job(num=num, seed=seed, batch_size=batch_size, stages=settings), source)
             moments = Moments()
-            for chunk in model.run(job, low_res=low_res_of(model.stages[0], source, job.ids)):
+            for chunk in model.run(job, low_res=low_res):
                 moments.add(features_of(compared, chunk.trajectory.x.clamp(-1, 1)))
                 if on_images is not None:
                     on_images(len(chunk.ids), f"stage {stage}, level {level:g}")

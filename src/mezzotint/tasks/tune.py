@@ -11,12 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mezzotint.conditioning import LowRes
 from mezzotint.data import Source
 from mezzotint.denoise import time_input
 from mezzotint.errors import CapabilityError, ConfigError, DataError
 from mezzotint.metrics.features import ClassifierFeatures, Extractor, Pixels
 from mezzotint.metrics.frechet import Moments, frechet_distance
+from mezzotint.pipelines.examples import begun_from
 from mezzotint.pipelines.generate import ClassifierModel, Model
 from mezzotint.pipelines.tuned import Setting, Tuned
 from mezzotint.sample.grid import SPACINGS
@@ -183,7 +183,8 @@ def _advance(
     wish = {"sampler": candidate.sampler, "steps": candidate.steps, "grid": candidate.grid, "guidance": candidate.guidance}
     job = model.job(num=images, seed=seed, batch_size=batch_size, **wish).only(range(candidate.images, images))
     if job.ids:
-        for chunk in model.run(job, low_res=low_res_of(model, source, job.ids)):
+        job, low_res = begun_from(model, job, source)
+        for chunk in model.run(job, low_res=low_res):
             x = chunk.trajectory.x
             candidate.calls = max(candidate.calls, chunk.trajectory.calls)
             if report is not None:
@@ -196,18 +197,6 @@ def _advance(
     with warnings.catch_warnings():  # few images compare candidates well enough, since they share their noise
         warnings.filterwarnings("ignore", message="Frechet distance from")
         candidate.distance = frechet_distance(candidate.moments, reference)
-
-
-def low_res_of(model: Model, source: Source, ids: Sequence[int]) -> dict[int, Tensor] | None:
-    """What a model begins from, made from the images of a source: image k from its k-th, again and again; None where it needs nothing."""
-    if model.stage.conditioner.part(LowRes) is None:
-        return None
-    places = [k % len(source) for k in ids]
-    found: dict[int, Tensor] = {}
-    for start in range(0, len(ids), 256):
-        part = slice(start, start + 256)
-        found |= model.reduced(source.batch(places[part]).images, ids[part]) or {}
-    return found or None
 
 
 def _report(on_images: Callable[[int, str], None], what: str, images: int) -> None:

@@ -19,6 +19,7 @@ from mezzotint.metrics.features import Extractor
 from mezzotint.metrics.frechet import Moments, frechet_distance
 from mezzotint.noise import Noise
 from mezzotint.objectives.base import Objective
+from mezzotint.pipelines.examples import begun_from
 from mezzotint.pipelines.generate import Model
 from mezzotint.train.loader import rows
 from mezzotint.train.order import stream_key
@@ -171,7 +172,7 @@ class HeldOut(Watcher):
         mine = [ids[i] for i in view.ranks.share(len(ids))]
         total = torch.zeros(2, dtype=torch.float64)
         for start in range(0, len(mine), self.batch):
-            part = _whole(source, mine[start : start + self.batch])
+            part = readable_places(source, mine[start : start + self.batch])
             if not part:
                 continue
             noise = Noise(self.seed, part, stage=f"held out/{phase}")
@@ -199,6 +200,7 @@ class QuickDistance(Watcher):
         steps: Sampling steps.
         batch: Images in a pass.
         seed: Seed of the samples.
+        begin_from: Whose images, reduced, samples of a super-resolution model begin from; None: ``source``.
 
     Source: Heusel et al. 2017, equation 6.
     """
@@ -206,12 +208,26 @@ class QuickDistance(Watcher):
     event = "distance"
     everywhere = True
 
-    def __init__(self, model: Model, source: Source, features: Extractor, *, every: int, num: int, steps: int, batch: int, seed: int = 0):
+    def __init__(
+        self,
+        model: Model,
+        source: Source,
+        features: Extractor,
+        *,
+        every: int,
+        num: int,
+        steps: int,
+        batch: int,
+        seed: int = 0,
+        begin_from: Source | None = None,
+    ):
         if num < 2 or steps < 1:
             raise ConfigError(f"--train.fd-num {num} and --train.fd-steps {steps}; give at least 2 samples and 1 step")
         self.model, self.source, self.features = model, source, features
         self.every, self.num, self.steps, self.batch, self.seed = every, num, steps, batch, seed
         self.factor = _shrinking(features, model.shape)
+        self.begin_from = source if begin_from is None else begin_from
+        self._places = readable_places(self.begin_from, spread(len(self.begin_from), min(len(self.begin_from), num)))
         self._reference: Moments | None = None
 
     @property
@@ -235,7 +251,8 @@ class QuickDistance(Watcher):
                 return {}
             part = job.only(list(view.ranks.share(self.num))[start : start + self.batch])
             if part.ids:
-                made = torch.cat([chunk.trajectory.x for chunk in self.model.run(part)])
+                part, low_res = begun_from(self.model, part, self.begin_from, self._places)
+                made = torch.cat([chunk.trajectory.x for chunk in self.model.run(part, low_res=low_res)])
                 broken += (~made.isfinite()).any().cpu()
                 found.merge(self._moments(iter([made.nan_to_num().clamp(-1, 1)])))
         (count,) = view.ranks.add_up(broken)
@@ -312,10 +329,11 @@ class Colours:
 
 def readable(source: Source, ids: Sequence[int]) -> Tensor:
     """The images at these positions that can be read, as they are; those that cannot are counted by the source."""
-    return source.batch(_whole(source, ids)).images
+    return source.batch(readable_places(source, ids)).images
 
 
-def _whole(source: Source, ids: Sequence[int]) -> list[int]:
+def readable_places(source: Source, ids: Sequence[int]) -> list[int]:
+    """Those of these positions whose images can be read."""
     return [i for i in ids if source.spare == 0 or source.attempt(i) is not None]
 
 
