@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.pipelines.tiny import generator_spec, saved
+from tests.pipelines.tiny import classifier_spec, generator_spec, saved
 
 from mezzotint.cli.pictures import read_png
 from mezzotint.configs import LowResConfig, SampleConfig
@@ -71,3 +74,25 @@ def test_the_noise_schedule_is_searched_after_training(mezzotint, tmp_path) -> N
     assert said.code == 0, said.err
     best = json.loads((tmp_path / "run" / "model" / "tuned.json").read_text())["best"]["3"]
     assert best["grid"].startswith("betas:") and best["sampler"] == "ancestral"
+
+
+def test_the_model_that_guides_an_earlier_stage_is_on_record(mezzotint, refused, tmp_path) -> None:
+    one = saved(tmp_path / "one", generator_spec(size=(4, 4), sample=SampleConfig(grid="3")))
+    two = saved(tmp_path / "two", generator_spec(size=(8, 8), low_res=LowResConfig(scale=2), sample=SampleConfig(steps=2)))
+    judge = saved(tmp_path / "judge", classifier_spec(size=(4, 4)))
+    assert mezzotint("cascade", one, two, "--out", "both").code == 0
+    how = ["--classes", "cat=2", "--stage"]
+    assert mezzotint("sample", "both", *how, "1.guidance=classifier,model=judge,scale=3", "--out", "a").code == 0
+    digest = hashlib.sha256((judge / "model.safetensors").read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["guidance_models"] == {"judge": digest}
+    assert mezzotint("redo", "a/000001.png").code == 0
+    # It may lie elsewhere for as long as it is the same one.
+    shutil.move(judge, tmp_path / "moved")
+    assert mezzotint("sample", "both", *how, "1.guidance=classifier,model=moved,scale=3", "--out", "a").code == 0
+    line = refused("sample", "both", *how, "1.guidance=classifier,model=moved,scale=2", "--out", "a")
+    assert 'stage 1 guidance is [["classifier", [["scale", "3"]]]] there, [["classifier", [["scale", "2"]]]] now' in line
+    spec = classifier_spec(size=(4, 4))
+    saved(tmp_path / "judge", replace(spec, recipe=replace(spec.recipe, net=replace(spec.recipe.net, width=16))))
+    assert "judge is not the model that guided a/000001.png" in refused("redo", "a/000001.png")
+    shutil.rmtree(tmp_path / "judge")
+    assert "judge" in refused("redo", "a/000001.png")

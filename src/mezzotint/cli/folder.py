@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,10 +224,15 @@ def job_settings(job: Job) -> dict[str, Any]:
     return {name: value for name, value in job.to_dict().items() if name not in ("ids", "labels")}
 
 
+def guidances(job: Job) -> list[str]:
+    """All guidances of a job, those of the stages before the last included."""
+    return [text for part in (*(job.before or ()), {"guidance": job.guidance}) for text in part["guidance"]]
+
+
 def guidance_hashes(job: Job) -> dict[str, str]:
     """SHA-256 of the weights of each model that guides, by its path and, where it was chosen, its average."""
     found = {}
-    for text in job.guidance:
+    for text in guidances(job):
         settings = parse(text)[1]
         if "model" in settings:
             path, ema = settings["model"], settings.get("ema")
@@ -262,23 +267,27 @@ def _same(recipe: dict[str, Any] | None) -> dict[str, Any]:
     if recipe is None:
         return {}
     job = {k: v for k, v in recipe.get("job", {}).items() if k != "batch" or recipe["job"].get("exact")}
+    if "before" in job:
+        job["before"] = [_without_models(part) for part in job["before"]]
     return {
         "model": recipe.get("model", {}).get("sha256"),
         "guidance_models": sorted(recipe.get("guidance_models", {}).values()),
-        "job": {**job, "guidance": [_without_model(text) for text in job.get("guidance", ())]},
+        "job": _without_models(job),
         **{name: recipe.get(name) for name in ("id", "label")},
     }
 
 
-def _without_model(text: str) -> Any:
-    name, settings = parse(text)
-    return [name, sorted(item for item in settings.items() if item[0] != "model")]
+def _without_models(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose guidances are compared without the places of their models, which hashes stand for."""
+    texts = [parse(text) for text in job.get("guidance", ())]
+    return {**job, "guidance": [[name, sorted(item for item in own.items() if item[0] != "model")] for name, own in texts]}
 
 
 def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
     same = _same(manifest)
+    before = {f"stage {k} {name}": v for k, part in enumerate(same["job"].pop("before", ()), start=1) for name, v in part.items()}
     whole = {name: manifest.get(name) for name in ("every", "num", "ids", "labels_sha256")}
-    return {"model": same["model"], "guidance models": same["guidance_models"], **same["job"], **whole}
+    return {"model": same["model"], "guidance models": same["guidance_models"], **before, **same["job"], **whole}
 
 
 def _brief(value: Any, most: int = 60) -> str:

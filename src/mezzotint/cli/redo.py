@@ -46,7 +46,7 @@ def run(command: str, words: list[str]) -> int:
 
     import numpy as np
 
-    from mezzotint.cli.folder import guidance_hashes, single
+    from mezzotint.cli.folder import guidance_hashes, guidances, single
     from mezzotint.cli.pictures import KEY, read_png, read_recipe, write_png
     from mezzotint.registry import parse as parse_text
 
@@ -57,7 +57,7 @@ def run(command: str, words: list[str]) -> int:
     try:
         held, job = recipe["model"], single(recipe["job"], recipe["id"], recipe["label"])
         guides = recipe["guidance_models"]
-        paths = [Path(settings["model"]) for text in job.guidance if "model" in (settings := parse_text(text)[1])]
+        paths = [Path(settings["model"]) for text in guidances(job) if "model" in (settings := parse_text(text)[1])]
     except KeyError as error:
         raise DataError(f"the recipe in {given.file} lacks {error}; the image cannot be made again from it") from error
     own = given.model.resolve() if given.model is not None else Path(held["path"])
