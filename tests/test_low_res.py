@@ -84,6 +84,20 @@ def test_blur_acts_on_half_of_the_training_images() -> None:
     assert len(seen[blurred].flatten(1)[:, 14].unique()) > 1000  # each has a sigma of its own
 
 
+def test_the_blur_has_sigmas_from_0_4_to_0_6() -> None:
+    """Read from what it makes of a line of one pixel: side over centre is exp(-1 / (2 sigma^2))."""
+    n = 4000
+    line = torch.zeros(n, 1, 10, 10)
+    line[..., 4:6] = 1
+    conditioner = LowRes(LowResConfig(scale=2, down="area", up="bilinear", blur=1.0))
+    seen = conditioner(Batch(line, torch.arange(n)), t=T, noise=Quick(n), training=True)["low_res"][:, 0, 5].double()
+    side = seen[:, 2] / 0.75  # a bilinear pixel is 3/4 of its own and 1/4 of the next
+    centre = (seen[:, 4] - 0.25 * side) / 0.75
+    sigma = (-1 / (2 * (side / centre).log())).sqrt()
+    assert 0.4 <= sigma.min() < 0.401 and 0.599 < sigma.max() <= 0.6
+    assert abs(sigma.mean() - 0.5) < 0.005 and abs(sigma.var() - 0.2**2 / 12) < 0.0003
+
+
 def test_an_image_has_its_own_augmentation() -> None:
     held, conditioner = batch(), LowRes(replace(NOISY, blur=0.5, degrade=("noise,high=0.3",)))
     whole = conditioner(held, t=T, noise=Noise(3, [4, 5, 6]), training=True)
@@ -109,6 +123,8 @@ def test_what_cannot_be() -> None:
         LowRes(NOISY).prepare(low, level=1.5, noise=Noise(0, [0, 1]))
     with pytest.raises(ConfigError, match="no random streams"):
         LowRes(NOISY).prepare(low, level=0.5)
+    with pytest.raises(ConfigError, match="did you mean 'noise'"):
+        LowRes(replace(PLAIN, degrade=("blur,nois",)))
     for wrong, message in ((replace(PLAIN, scale=1), "at least 2"), (replace(PLAIN, blur=2.0), "give a probability")):
         with pytest.raises(ConfigError, match=message):
             LowRes(wrong)

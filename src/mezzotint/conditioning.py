@@ -13,7 +13,7 @@ from mezzotint.errors import CapabilityError, ConfigError, DataError
 from mezzotint.noise import Noise
 from mezzotint.process import add_noise
 from mezzotint.registry import register
-from mezzotint.resolution import blur, degraded, enlarge
+from mezzotint.resolution import blur, degraded, enlarge, parse_degradations
 from mezzotint.schedules import Schedule, build_schedule
 from mezzotint.types import Batch, Cond
 
@@ -113,6 +113,7 @@ class LowRes(Conditioner):
             raise ConfigError(f"low_res.scale {config.scale}; give at least 2")
         if not 0 <= config.blur <= 1 or not 0 < low <= high:
             raise ConfigError(f"low_res.blur {config.blur} with sigma from {low} to {high}; give a probability, and 0 < low <= high")
+        parse_degradations(config.degrade)  # a slip of the pen is told before training begins
         self.config = config
         self.schedule: Schedule | None = None
         if config.augment != "none":

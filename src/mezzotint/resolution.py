@@ -137,6 +137,35 @@ DEGRADATIONS: dict[str, tuple[Callable[..., Tensor], bool]] = {"blur": (_blur, T
 """Name -> its function (images, noise, settings) -> images, and whether it comes before the reduction."""
 
 
+def parse_degradations(texts: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Names of degradations and their settings, in order.
+
+    Args:
+        texts: As in "blur,high=1.5"; one text may list several, as in "blur,noise,high=0.05,jpeg".
+
+    Raises:
+        ConfigError: An unknown degradation, or a text that cannot be read.
+
+    Example:
+        >>> parse_degradations(["blur,noise,high=0.05"])
+        [('blur', {}), ('noise', {'high': '0.05'})]
+    """
+    listed: list[str] = []
+    for text in texts:
+        first, *rest = text.split(",")
+        listed.append(first)
+        for part in rest:
+            if "=" in part:
+                listed[-1] += f",{part}"
+            else:
+                listed.append(part)
+    found = [parse(text) for text in listed]
+    for name, _ in found:
+        if name not in DEGRADATIONS:
+            raise unknown("degradation", name, DEGRADATIONS)
+    return found
+
+
 def degraded(images: Tensor, config: LowResConfig, *, noise: Noise) -> Tensor:
     """Low-resolution images as a camera and a file would make them: blur, reduction, noise, JPEG, as the settings say.
 
@@ -151,14 +180,9 @@ def degraded(images: Tensor, config: LowResConfig, *, noise: Noise) -> Tensor:
     Raises:
         ConfigError: An unknown degradation or setting.
     """
-    steps = []
-    for number, text in enumerate(config.degrade):
-        name, settings = parse(text)
-        if name not in DEGRADATIONS:
-            raise unknown("degradation", name, DEGRADATIONS)
-        steps.append((number, name, settings))
+    steps = parse_degradations(config.degrade)
     for before in (True, False):
-        for number, name, settings in steps:
+        for number, (name, settings) in enumerate(steps):
             function, first = DEGRADATIONS[name]
             if first == before:
                 images = call_with(function, settings, images, noise.sub(f"degrade {number}"), what=name)

@@ -45,6 +45,30 @@ def test_ssim_is_that_of_its_definition():
         assert abs(float(got[k]) - wanted) < 1e-9
 
 
+def integers(height: int, width: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two images that are alike, uint8 ``[h, w, c]``."""
+    y, x, k = np.mgrid[0:height, 0:width, 0:channels]
+    one = (37 * y + 91 * x + 53 * k + (y * x) % 17 * 9) % 256
+    return one.astype(np.uint8), np.clip(one + (29 * y + 13 * x + 7 * k) % 41 - 20, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "decibels", "similarity"),
+    [((24, 31, 3), 26.86395411454644, 0.9870634538321529), ((17, 13, 1), 26.869151493357467, 0.9886713092825232)],
+)
+def test_figures_are_those_of_scikit_image(shape, decibels, similarity):
+    """The numbers are those of scikit-image 0.26: the Gaussian window of 1.5 pixels, covariances not of a sample, colour by channel."""
+    arrays = integers(*shape)
+    one, two = (torch.from_numpy(a).permute(2, 0, 1)[None].double() / 127.5 - 1 for a in arrays)
+    assert abs(float(psnr(one, two)) - decibels) < 1e-9 and abs(float(ssim(one, two)) - similarity) < 1e-9
+    try:
+        from skimage.metrics import structural_similarity  # type: ignore[import-not-found]
+    except ImportError:
+        return
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    assert abs(structural_similarity(*arrays, data_range=255, channel_axis=2, **window) - similarity) < 1e-9
+
+
 def test_ssim_of_special_images():
     x = drawn(1, 3, 20, 20)
     assert torch.allclose(ssim(x, x), torch.ones(1, dtype=torch.float64))
