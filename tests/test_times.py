@@ -7,6 +7,7 @@ from tests.analytic import F64, QuickNoise
 from mezzotint.configs import DiscreteConfig, FlowConfig, VEConfig, VPConfig
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.noise import Noise
+from mezzotint.registry import get
 from mezzotint.schedules import build_schedule
 from mezzotint.times import Importance, LogNormal, UniformLevels, UniformTimes, build_law
 
@@ -26,7 +27,8 @@ def test_uniform_levels() -> None:
 
 
 def test_a_time_depends_on_its_image_alone() -> None:
-    for law in (UniformLevels(LEVELS), Importance(LEVELS), UniformTimes(0.1, 1.0), LogNormal(build_schedule(VEConfig()), -1.2, 1.2)):
+    table = build_law("noise_level", build_schedule(DiscreteConfig()))
+    for law in (UniformLevels(LEVELS), Importance(LEVELS), UniformTimes(0.1, 1.0), LogNormal(build_schedule(VEConfig()), -1.2, 1.2), table):
         whole = law.draw(3, Noise(0, [4, 5, 6])).t
         assert torch.equal(law.draw(1, Noise(0, [6])).t, whole[2:])
         assert whole.dtype == F64
@@ -51,6 +53,21 @@ def test_noise_levels_are_uniform_in_pieces() -> None:
     share = (gamma - ends[1]) / (ends[0] - ends[1])
     assert share.min() >= -1e-9 and share.max() <= 1 + 1e-9
     assert abs(share.mean().item() - 0.5) < 0.005 and abs(share.var().item() - 1 / 12) < 0.001
+
+
+def test_every_step_of_sr3_s_table_is_drawn_as_often() -> None:
+    """A million draws of the recipe's own law: each of the 2000 intervals of gamma has 1/2000 of them."""
+    recipe = get("recipe", "sr3-64-256")()
+    schedule = build_schedule(recipe.schedule)
+    times = build_law(recipe.times.law, schedule, official=recipe.times.official).draw(1_000_000, QuickNoise(1_000_000))
+    gamma = schedule(times.t)[0] ** 2
+    ends = torch.cat([schedule(schedule.levels)[0].flip(0) ** 2, torch.ones(1, dtype=F64)])
+    assert gamma.min() >= ends[0] and gamma.max() <= 1 and len(ends) == 2001
+    bins = (torch.searchsorted(ends, gamma, right=True) - 1).clamp_max(1999)  # levels next to a knot are taken to be it
+    counts = torch.bincount(bins, minlength=2000)
+    assert len(counts) == 2000 and bool(((counts - 500).abs() < 5 * 500**0.5).all())  # five standard deviations
+    spread = ((counts - 500) ** 2 / 500).sum().item()
+    assert abs(spread - 1999) < 5 * (2 * 1999) ** 0.5  # chi square
 
 
 def test_the_common_code_draws_one_step_for_a_batch() -> None:
