@@ -130,7 +130,9 @@ def cdm_8_16() -> Recipe:
         cdm_8(),
         name="cdm-8-16",
         net=UNetConfig(width=32, mults=(1, 2, 2), blocks=1, attention=(4,), heads=4),
-        low_res=LowResConfig(scale=2, augment="cosine", augment_steps=1000),
+        # Images are brought to half their size by means of squares, those of the stage before as well: any other rule is a change that
+        # this stage never sees in training.
+        low_res=LowResConfig(scale=2, down="area", augment="cosine", augment_steps=1000),
         data=DataConfig(size=(16, 16), flip=True),
         sample=SampleConfig(steps=50, level=0.1),
     )
