@@ -1,4 +1,4 @@
-"""What SR3 claims against a regression of the same network, on digits from 2x2 to 8x8, where much is left open."""
+"""SR3's steps, and what it claims against a regression of the same network on digits from 2x2 to 8x8, where much is left open."""
 
 from __future__ import annotations
 
@@ -7,19 +7,71 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mezzotint import load
 from mezzotint.cli import main
 from mezzotint.configs import DataConfig
 from mezzotint.data import open_source
+from mezzotint.denoise import NetworkDenoiser
 from mezzotint.metrics.features import Pixels
 from mezzotint.metrics.frechet import Moments, frechet_distance
+from mezzotint.noise import ReplayNoise
+from mezzotint.registry import build, get
 from mezzotint.resolution import reduce
+from mezzotint.sample.loop import sample
+from mezzotint.schedules import build_schedule
 from mezzotint.tasks.tune import features_of
 
 IMAGES = 20_000
+F64 = torch.float64
 NET = ("--low-res.scale", "4", "--net.mults", "1", "2", "--net.attention", "2")
+
+
+class Stub(nn.Module):
+    """A network that keeps what it is told of the noise, and answers with a tenth of x."""
+
+    accepts = frozenset[str]()
+    out_channels = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Tensor] = []
+
+    def forward(self, x: Tensor, level: Tensor, cond: Any) -> Tensor:
+        self.told.append(level.double())
+        return 0.1 * x
+
+
+@pytest.mark.parametrize("steps", [4, 10])
+def test_the_steps_of_sr3_are_those_of_the_paper(steps: int) -> None:
+    """Equation 11, with a noise schedule that the training did not have: the large variance, no noise at the end, and gamma is told."""
+    recipe = get("recipe", "sr3-64-256")()
+    network, schedule = Stub(), build_schedule(recipe.schedule)
+    denoiser = NetworkDenoiser(network, schedule, recipe.denoiser)
+    sampler = build("sampler", recipe.sample.sampler)
+    plan = sampler.plan(schedule, steps=steps, spacing="betas:1e-4,0.5")
+    g = torch.Generator().manual_seed(0)
+    start, *draws = (torch.randn(2, 3, 4, 4, dtype=F64, generator=g) for _ in range(steps))
+    found = sample(denoiser, sampler, plan, start, noise=ReplayNoise(draws)).x
+    alphas = 1 - torch.linspace(1e-4, 0.5, steps, dtype=F64)
+    gammas, y = alphas.cumprod(0), start
+    for t in reversed(range(steps)):
+        y = (y - (1 - alphas[t]) / (1 - gammas[t]).sqrt() * 0.1 * y) / alphas[t].sqrt()
+        y = y + (1 - alphas[t]).sqrt() * draws.pop(0) if t else y
+    torch.testing.assert_close(found, y, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(torch.stack([level[0] for level in network.told]), gammas.flip(0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [("cdm-32", {8, 16}), ("cdm-32-64", {8, 16})]
+    + [(name, {16}) for name in ("cdm-64-128", "cdm-64-256", "sr3-16-128", "sr3-64-256", "sr3-64-512", "sr3-256-1024")],
+)
+def test_attention_acts_where_the_papers_have_it(name: str, sides: set[int]) -> None:
+    recipe = get("recipe", name)()
+    assert {recipe.data.size[0] // factor for factor in recipe.net.attention} == sides
+    assert max(recipe.net.attention) < 2 ** len(recipe.net.mults)
 
 
 def trained(folder: Path, recipe: str) -> Any:
