@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 import threading
@@ -12,30 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.train.comparing import REPOSITORY
+from tests.cli.ranks import ENVIRONMENT, contents, free_port, torchrun
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from mezzotint.checkpoint import load
 from mezzotint.cli import once
 from mezzotint.cli.folder import SampleFolder
 from mezzotint.pipelines.generate import Model
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "mezzotint"]
-
-
-def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TORCHRUN, *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_ranks_give_the_bytes_of_one(mezzotint, plain_model):

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 from tests.data.makers import encoded, folder, pixels, wide_png, zipped
-from tests.pipelines.upscalers import saved
+from tests.pipelines.tiny import generator_spec
+from tests.pipelines.tiny import saved as saved_generator
+from tests.pipelines.upscalers import UNET, saved
 
 from mezzotint.cli import upscale_folder
 from mezzotint.cli.pictures import read_png
+from mezzotint.configs import DenoiserConfig, DiscreteConfig, LowResConfig, SampleConfig
 
 QUICK = ["--steps", "2"]
 
@@ -117,9 +120,9 @@ def test_a_killed_job_goes_on_and_makes_nothing_twice(mezzotint, enlarger, tmp_p
     assert mezzotint(*[w if w != "large" else "whole" for w in order]).code == 0
     make = upscale_folder.UpscaleFolder.make
 
-    def die(self, name, samples, *, on_work):
-        make(self, name, samples, on_work=on_work)
-        if name == "1.png":
+    def die(self, piece, *, on_work):
+        make(self, piece, on_work=on_work)
+        if piece.name == "1.png":
             (self.path / "2.0.png").write_bytes(b"cut off")
             (self.path / ".2.0.png.new-1").write_bytes(b"cut off")
             raise KeyboardInterrupt
@@ -166,7 +169,7 @@ def test_the_profile_is_kept_and_the_picture_turned(mezzotint, enlarger, tmp_pat
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = Image.fromarray(np.linspace(0, 255, 6 * 9 * 3).reshape(6, 9, 3).astype(np.uint8))
+    image = Image.fromarray(np.linspace(40, 215, 6 * 9 * 3).reshape(6, 9, 3).astype(np.uint8))
     image.save(tmp_path / "turned.jpg", icc_profile=profile, exif=exif, quality=95)
     said = mezzotint("upscale", "turned.jpg", "--model", enlarger, "--out", "large", "--consistent", *QUICK)
     assert said.code == 0
@@ -240,3 +243,51 @@ def test_the_folder_that_is_written_to_is_no_input(mezzotint, enlarger, tmp_path
     order = ["upscale", "in", "--model", enlarger, "--out", "in/large", *QUICK]
     assert mezzotint(*order).code == 0 and mezzotint(*order).code == 0
     assert sorted(p.name for p in (tmp_path / "in" / "large").glob("*.png")) == ["a.png", "before-after.png"]
+
+
+# --- cascades --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Models that make 4x4 images, enlarge them to 16x16, and these to 32x32."""
+    root = tmp_path_factory.mktemp("stages")
+    own = {"net": UNET, "denoiser": DenoiserConfig(), "sample": SampleConfig(steps=2), "schedule": DiscreteConfig(steps=1000)}
+    base = saved_generator(root / "base", generator_spec(size=(4, 4), label=None, classes=(), sample=SampleConfig(steps=2)))
+    return base, saved(root / "middle", **own), saved(root / "last", side=32, low_res=LowResConfig(scale=2), **own)
+
+
+def test_a_cascade_of_enlargers_enlarges(mezzotint, refused, stages, tmp_path):
+    said = mezzotint("cascade", *stages[1:], "--out", "both")
+    assert said.code == 0 and "8 times" in said.out[-1] and "`mezzotint upscale PICTURES --model both --out DIR`" in said.out[-1]
+    (tmp_path / "a.png").write_bytes(encoded(pixels(9, 5, 3)))
+    words = ["upscale", "a.png", "--model", "both", "--out", "large"]
+    said = mezzotint(*words, "--stage", "2.sampler=ddim", "--num", "2")
+    assert said.code == 0, said.err
+    assert "8 times larger, by to 16x16: ancestral, 2 steps; to 32x32: ddim, 2 steps; seed 0" in said.out[0]
+    assert read_png(tmp_path / "large" / "a.0.png").shape == (72, 40, 3)
+    again = mezzotint(*words, "--stage", "2.sampler=ddim", "--num", "2")
+    assert again.code == 0 and "1 of them are in large already" in again.out
+    assert 'pass 1 sampler is "ancestral" there, "ddim" now' in refused(*words, "--sampler", "ddim", "--num", "2")
+    assert "stages are 1 to 2" in refused(*words, "--stage", "3.steps=2")
+
+
+def test_a_cascade_that_makes_its_images_enlarges_with_the_other_stages(mezzotint, stages, tmp_path):
+    assert mezzotint("cascade", *stages, "--out", "three").code == 0
+    assert mezzotint("cascade", *stages[1:], "--out", "two").code == 0
+    (tmp_path / "a.png").write_bytes(encoded(pixels(6, 4, 3)))
+    assert mezzotint("upscale", "a.png", "--model", "three", "--out", "a", "--stage", "2.steps=3").code == 0
+    assert mezzotint("upscale", "a.png", "--model", "two", "--out", "b", "--stage", "1.steps=3").code == 0
+    assert np.array_equal(read_png(tmp_path / "a" / "a.png"), read_png(tmp_path / "b" / "a.png"))
+
+
+def test_a_model_of_one_stage_has_no_stage_settings(refused, enlarger, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(pixels(4, 4, 3)))
+    assert "has a single stage" in refused("upscale", "a.png", "--model", enlarger, "--out", "large", "--stage", "1.steps=2")
+
+
+def test_a_folder_without_any_picture_that_can_be_read(refused, mezzotint, enlarger, tmp_path):
+    folder(tmp_path / "in", {name: data for name, (data, _) in HOSTILE.items()})
+    said = mezzotint("upscale", "in", "--model", enlarger, "--out", "large", *QUICK)
+    assert said.code == 2 and said.err[-1] == "mezzotint: none of the 6 pictures in in could be read; give others"
+    assert not (tmp_path / "large").exists()

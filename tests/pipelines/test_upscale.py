@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.pipelines.tiny import generator_spec
 from tests.pipelines.tiny import model_of as generator
 from tests.pipelines.upscalers import UNET, model_of, model_that_knows
 
-from mezzotint.configs import DenoiserConfig, LabelConfig, LowResConfig
+from mezzotint.configs import DenoiserConfig, DiscreteConfig, LabelConfig, LowResConfig, SampleConfig
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.pipelines import upscale as module
 from mezzotint.pipelines.cascade import Cascade
@@ -67,7 +68,7 @@ class Tall(Upscaler):
 
     def __init__(self, model):
         super().__init__(model)
-        self.tile, self.overlap = (36, 28), 0
+        self.passes = (replace(self.passes[0], tile=(36, 28), overlap=0),)
 
 
 def test_an_image_depends_on_its_id_and_nothing_beside_it():
@@ -142,9 +143,90 @@ def test_guidance_sees_tiles():
 def test_models_that_enlarge_nothing():
     with pytest.raises(CapabilityError, match="begins from no low-resolution image"):
         Upscaler(generator(generator_spec()))
-    stages = [generator(generator_spec(size=(4, 4), classes=("ant",))), model_of(net=UNET, classes=("ant",))]
-    with pytest.raises(CapabilityError, match="one of the models that it was joined from"):
-        Upscaler(Cascade(stages))
+
+
+# --- cascades --------------------------------------------------------------------------------------------------------------
+
+
+NOISY = LowResConfig(scale=2, augment="cosine", augment_steps=1000)
+
+
+def stages(*, base: bool = False, level: float = 0.0, truncated: bool = False, low_res: LowResConfig = NOISY) -> Cascade:
+    """From 4x4 to 16x16 by 4 and to 32x32 by 2, perhaps after a model that makes the 4x4 images."""
+    first = [generator(generator_spec(size=(4, 4), label=None, classes=()))] if base else []
+    sample = SampleConfig(steps=3, level=level, truncated=truncated)
+    low = replace(NOISY, scale=4)
+    own = {"net": UNET, "denoiser": DenoiserConfig()}
+    middle = model_of(side=16, low_res=low, schedule=DiscreteConfig(betas="cosine", steps=1000), sample=sample, **own)
+    return Cascade([*first, middle, model_of(side=32, low_res=low_res, sample=sample, **own)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"level": 0.3}, {"stages": {2: {"level": 0.4, "truncated": True}}}, {"steps": 2}])
+def test_one_tile_of_a_cascade_is_what_it_makes_itself(settings):
+    whole, low = stages(), images(2, 3, 4, 4)
+    made = upscale(whole, low, seed=3, **settings)
+    assert made.shape == (2, 3, 32, 32)
+    assert torch.equal(made, whole.sample(low_res=low, seed=3, **settings).clamp(-1, 1))
+
+
+def test_stages_have_tiles_of_their_own():
+    upscaler = Upscaler(stages(), batch_size=3)
+    assert [one.tile for one in upscaler.passes] == [(16, 16), (32, 32)] and upscaler.scale == 8
+    got: list[float] = []
+    made = list(upscaler.pixels(pixels(9, 5, 3), 1, samples=range(2), on_work=got.append))
+    assert made[0].shape == (72, 40, 3) and sum(got) == 2 * upscaler.work(9, 5, 3)
+    assert upscaler.settings["tile"] == [[16, 16], [32, 32]] and len(upscaler.settings["before"]) == 1
+
+
+def test_a_stage_that_makes_images_is_left_out_and_so_is_the_noise_against_its_flaws():
+    whole, low = stages(base=True, level=0.5), images(1, 3, 6, 4)
+    plain, rest = upscale(whole, low), Cascade(whole.stages[1:])
+    assert torch.equal(plain, upscale(rest, low, stages={1: {"level": 0.0}}))
+    assert torch.equal(upscale(whole, low, stages={2: {"level": 0.5}}), upscale(rest, low))
+    assert torch.equal(upscale(whole, low, level=0.5), upscale(rest, low))
+    two = Cascade(whole.stages[:2])
+    assert torch.equal(upscale(two, low), upscale(whole.stages[1], low, level=0.0))
+    assert torch.equal(upscale(two, low, stages={2: {"steps": 2, "truncated": True}}), upscale(whole.stages[1], low, level=0.0, steps=2))
+
+
+def test_less_and_more_than_all_stages():
+    whole, low = stages(), images(1, 3, 5, 4)
+    assert torch.equal(upscale(whole, low, scale=4), upscale(whole.stages[0], low))
+    more = Upscaler(whole, scale=16)
+    assert [(one.scale, one.repeat) for one in more.passes] == [(4, 0), (2, 0), (2, 1)]
+    assert more(low, [0]).shape == (1, 3, 80, 64)
+    for scale in (1, 2, 12):
+        with pytest.raises(ConfigError, match=f"scale {scale}, and this model enlarges 8 times; give 4, 8, 16, 32"):
+            Upscaler(whole, scale=scale)
+
+
+def test_every_stage_of_a_cascade_is_consistent():
+    low = pixels(9, 7, 3)
+    free, bound = (Upscaler(stages(), consistent=c) for c in (False, True))
+    assert decibels(next(bound.pixels(low, 1)), low, 8) > 45 > decibels(next(free.pixels(low, 1)), low, 8)
+    # The second stage begins from a picture that is consistent.
+    network = bound.passes[1].model.stage.denoiser.network
+    network.register_forward_pre_hook(lambda _, args: told.append(args[2]["low_res"]))
+    told: list[torch.Tensor] = []
+    small = images(1, 3, 4, 4)
+    bound(small, [0])
+    assert (reduce(reduce(told[0], 2), 4) - small).abs().max() < 0.1
+    with pytest.raises(ConfigError, match="truncated stage hands on noise"):
+        Upscaler(stages(), consistent=True, stages={2: {"level": 0.4, "truncated": True}})
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"stages": {1: {"steps": 2}}}, "stage 1, which makes its images from nothing"),
+        ({"stages": {4: {"steps": 2}}}, "stages are 1 to 3"),
+        ({"scale": 4, "stages": {3: {"steps": 2}}}, "stage 3, which takes no part in enlarging 4 times"),
+        ({"calls": 4}, "not tuned as a whole"),
+    ],
+)
+def test_settings_of_stages_that_cannot_be(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        Upscaler(stages(base=True), **settings)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +267,7 @@ def test_work_adds_up(settings):
 def test_a_sampler_that_chooses_its_steps():
     upscaler = Upscaler(model_that_knows(), sampler="dpm_solver_adaptive")
     low = images(1, 3, 5, 4)
-    assert upscaler.work(5, 4, 3) is None and upscaler.steps is None
+    assert upscaler.work(5, 4, 3) is None and upscaler.passes[0].steps is None
     assert torch.allclose(upscaler(low, [0]), enlarge(low, (20, 16)).clamp(-1, 1), atol=2e-2)
 
 

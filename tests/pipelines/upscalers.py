@@ -41,9 +41,9 @@ def spec_of(*, channels: int = 3, side: int = 16, classes: tuple[str, ...] = (),
 
 def model_of(**settings: Any) -> Model:
     """A model whose every weight counts."""
+    torch.manual_seed(0)
     model = fresh(spec_of(**settings), device="cpu")
     assert isinstance(model, Model)
-    torch.manual_seed(0)
     with torch.no_grad():
         for p in model.stage.denoiser.parameters():
             p += 0.1 * torch.randn_like(p)

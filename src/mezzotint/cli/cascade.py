@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -12,12 +13,16 @@ from mezzotint.cli.arguments import parse
 from mezzotint.cli.sample import parse_ema
 from mezzotint.errors import ConfigError
 
+if TYPE_CHECKING:
+    from mezzotint.pipelines.cascade import Cascade
+
 
 @dataclass(frozen=True)
 class Arguments:
     """Joins models into one: the first makes small images, each other enlarges what the one before it made.
 
     `mezzotint sample`, `info` and `mezzotint.load` take the folder like that of any model; it holds copies of the stages.
+    `mezzotint upscale` enlarges pictures with the stages that enlarge; a cascade may be made of these alone.
     """
 
     stages: tyro.conf.Positional[tuple[Path, ...]]
@@ -56,5 +61,16 @@ def run(command: str, words: list[str]) -> int:
         level = f", level {own.level:g}{' truncated' if own.truncated else ''}" if own.level else ""
         height, width = model.facts.size
         print(f"stage {number}: {model.spec.recipe.name}, {height}x{width}, {own.sampler}, grid {own.grid}{steps}{level}")
-    print(f"cascade of {len(made.stages)} stages: {given.out}; make images with `mezzotint sample {given.out} --out DIR`")
+    print(f"cascade of {len(made.stages)} stages: {given.out}; {_use(made, given.out)}")
     return 0
+
+
+def _use(made: Cascade, out: Path) -> str:
+    """What can be done with it."""
+    from mezzotint.conditioning import LowRes
+
+    parts = [model.stage.conditioner.part(LowRes) for model in made.stages]
+    if parts[0] is None:
+        return f"make images with `mezzotint sample {out} --out DIR`"
+    times = math.prod(part.config.scale for part in parts if part is not None)
+    return f"enlarge pictures {times} times with `mezzotint upscale PICTURES --model {out} --out DIR`"

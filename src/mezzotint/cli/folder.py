@@ -285,9 +285,15 @@ def _without_models(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
     same = _same(manifest)
-    before = {f"stage {k} {name}": v for k, part in enumerate(same["job"].pop("before", ()), start=1) for name, v in part.items()}
     whole = {name: manifest.get(name) for name in ("every", "num", "ids", "labels_sha256")}
-    return {"model": same["model"], "guidance models": same["guidance_models"], **before, **same["job"], **whole}
+    return {"model": same["model"], "guidance models": same["guidance_models"], **stage_by_stage(same["job"]), **whole}
+
+
+def stage_by_stage(settings: Mapping[str, Any], what: str = "stage") -> dict[str, Any]:
+    """Settings of which those of each stage before the last stand by themselves, so that a difference can be named."""
+    before: list[dict[str, Any]] = settings.get("before", [])
+    apart = {f"{what} {k} {name}": value for k, part in enumerate(before, start=1) for name, value in part.items()}
+    return {**apart, **{name: value for name, value in settings.items() if name != "before"}}
 
 
 def _brief(value: Any, most: int = 60) -> str:

@@ -134,7 +134,7 @@ def _run(given: Arguments, ema: float | bool, ranks: Ranks) -> int:
         seed=given.seed,
         batch_size=given.batch_size,
         exact=given.exact,
-        **_stages(model, given.stage),
+        **stage_settings(model, given.stage),
     )
     if given.print_grid or given.out is None:
         ranks.say("\n".join(grid_lines(model, job)))
@@ -176,7 +176,12 @@ def _finish(folder: SampleFolder, npz: Path | None) -> None:
     print(f"{len(folder.job.ids)} images, grid.png and manifest.json: {folder.path}")
 
 
-def _stages(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+def stage_settings(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+    """The argument ``stages`` of a cascade's job, from texts as in "2.steps=50"; nothing where there are none.
+
+    Raises:
+        ConfigError: The model is no cascade, or a text is no setting.
+    """
     from mezzotint.pipelines.cascade import Cascade, parse_stages
 
     if texts and not isinstance(model, Cascade):

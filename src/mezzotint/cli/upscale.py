@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mezzotint.cli.arguments import parse
-from mezzotint.cli.sample import parse_ema
+from mezzotint.cli.sample import WAIT, parse_ema, stage_settings
 from mezzotint.errors import ConfigError, DataError, MezzotintError, TrainingError
 
 if TYPE_CHECKING:
-    from mezzotint.cli.upscale_folder import UpscaleFolder
+    from mezzotint.cli.upscale_folder import Piece, UpscaleFolder
+    from mezzotint.train.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Arguments:
     """Enlarges pictures with a model that begins from low-resolution images: PNGs, a page with before and after, a manifest.
 
     Any size, gray or colour, 8 or 16 bits, with or without alpha. Large pictures go through the network in overlapping tiles. The same
-    command again goes on with a folder that is not complete.
+    command again goes on with a folder that is not complete. The stages of a cascade enlarge in turn. Several GPUs, which share the
+    pictures: torchrun --nproc-per-node 8 -m -- mezzotint upscale ...
     """
 
     pictures: tyro.conf.Positional[Path]
@@ -32,7 +35,7 @@ class Arguments:
     out: Path
     """Folder to be made."""
     scale: int | None = None
-    """Enlargement: that of the model, which is the default, or a power of it."""
+    """Enlargement: that of the model, or of all stages of a cascade, which is the default, or a power of it."""
     tile: int | None = None
     """Side of a tile, in pixels of the result; without it the size that the model was trained at."""
     overlap: int | None = None
@@ -57,6 +60,8 @@ class Arguments:
     """As in cfg,scale=2. May be repeated; the first is the innermost."""
     seed: int = 0
     """Another seed gives other pictures."""
+    stage: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="N.SETTING=VALUE")] = ()
+    """For a cascade: how stage N is sampled, as in 2.steps=50, 3.sampler=ddim or 3.level=0.3. May be repeated."""
     batch_size: int = 8
     """Tiles in a pass of the network; memory beyond the pictures themselves is bounded by it."""
     ema: str = "on"
@@ -82,15 +87,31 @@ def run(command: str, words: list[str]) -> int:
     if given.out.exists() and not given.out.is_dir():
         raise ConfigError(f"{given.out} is a file; --out takes a folder")
 
+    from mezzotint.train.ranks import Ranks, launched
+
+    ranks = Ranks(launched(WAIT), WAIT)
+    try:
+        return _run(given, ema, ranks)
+    except RuntimeError as error:
+        told = ranks.explain(error)
+        if told is None:
+            raise
+        raise told from error
+    finally:
+        ranks.close()
+
+
+def _run(given: Arguments, ema: float | bool, ranks: Ranks) -> int:
     import torch
 
-    from mezzotint.checkpoint import load
+    from mezzotint.checkpoint.loading import load, locate
     from mezzotint.cli.upscale_folder import UpscaleFolder, open_pictures
     from mezzotint.pipelines.generate import Model
     from mezzotint.pipelines.upscale import Upscaler
 
     store, names = open_pictures(given.pictures, given.out)
-    model = load(given.model, ema=ema)
+    ranks.on_main(lambda: locate(given.model))  # which may fetch it
+    model = load(given.model, ema=ema, device=ranks.device)
     if not isinstance(model, Model):
         raise ConfigError(f"{given.model} is a classifier, which enlarges nothing; give a model of a recipe such as sr3-64-256")
     upscaler = Upscaler(
@@ -108,54 +129,74 @@ def run(command: str, words: list[str]) -> int:
         calls=given.calls,
         level=given.level,
         seed=given.seed,
+        **stage_settings(model, given.stage),
     )
     folder = UpscaleFolder(given.out, upscaler, store, names, num=given.num)
     single = given.pictures.is_file() and len(names) == 1
     wrong = folder.survey()
     if single and wrong:
         raise next(iter(wrong.values()))
-    folder.open()
-    print(f"{model.path or given.model}: {len(names)} pictures, {upscaler.scale} times larger, by {folder.how}", flush=True)
-    for reason in wrong.values():
-        _left_out(reason)
+    if ranks.main:
+        _left_out(wrong)
+    _check_any(folder, given)
+    ranks.on_main(folder.open)
+    ranks.say(f"{model.path or given.model}: {len(names)} pictures, {upscaler.scale} times larger, by {folder.how}")
+    pieces = ranks.on_main(folder.missing)
+    late: dict[str, MezzotintError] = {}
+    if done := len(folder.good) - len({piece.name for piece in pieces}):
+        ranks.say(f"{done} of them are in {folder.path} already")
+    ranks.at("enlarging pictures")
     try:
-        wrong |= _make(folder)
+        late = _make(folder, folder.share(pieces, ranks.index, ranks.count), ranks)
     except torch.OutOfMemoryError as error:
         raise TrainingError(f"out of memory with {upscaler.batch} tiles in a pass: give a smaller --batch-size or --tile") from error
-    if single and wrong:
-        raise next(iter(wrong.values()))
-    folder.finish()
-    print(f"{len(folder.good)} pictures, {folder.PAGE}, {folder.SHEET} and {folder.MANIFEST}: {given.out}")
-    if wrong:
-        raise DataError(f"{len(wrong)} of {len(names)} pictures could not be read and were left out; the others are in {given.out}")
+    ranks.at("waiting for the pictures of the others")
+    late = {name: error for part in ranks.collect(late) for name, error in part.items()}
+    if single and late:
+        raise next(iter(late.values()))
+    if ranks.main:
+        _left_out(late)
+    for name in late:
+        del folder.good[name]
+    _check_any(folder, given)
+    ranks.on_main(folder.finish)
+    ranks.say(f"{len(folder.good)} pictures, {folder.PAGE}, {folder.SHEET} and {folder.MANIFEST}: {given.out}")
+    if wrong | late:
+        count = len(wrong | late)
+        raise DataError(f"{count} of {len(names)} pictures could not be read and were left out; the others are in {given.out}")
     return 0
 
 
-def _left_out(reason: MezzotintError) -> None:
-    print(f"mezzotint: left out: {' '.join(str(reason).split())}", file=sys.stderr, flush=True)
+def _check_any(folder: UpscaleFolder, given: Arguments) -> None:
+    if not folder.good:
+        raise DataError(f"none of the {len(folder.names)} pictures in {given.pictures} could be read; give others")
 
 
-def _make(folder: UpscaleFolder) -> dict[str, MezzotintError]:
-    """Makes what is missing; returns the pictures whose damage shows only when all of them is read."""
+def _left_out(wrong: dict[str, MezzotintError]) -> None:
+    for reason in wrong.values():
+        print(f"mezzotint: left out: {' '.join(str(reason).split())}", file=sys.stderr, flush=True)
+
+
+def _make(folder: UpscaleFolder, pieces: Sequence[Piece], ranks: Ranks) -> dict[str, MezzotintError]:
+    """Makes this rank's share; returns the pictures whose damage shows only when all of them is read."""
     from tqdm import tqdm
 
+    wrong: dict[str, MezzotintError] = {}
     terminal = sys.stderr.isatty()
-    missing, wrong = folder.missing(), {}
-    costs = [(folder.work(name), len(samples)) for name, samples in missing.items()]
+    costs = [(folder.work(piece.name), len(piece.samples)) for piece in pieces]
     work = None if any(cost is None for cost, _ in costs) else sum((cost or 0) * count for cost, count in costs)
-    done, every = len(folder.good) - len(missing), len(folder.good)
-    if done:
-        print(f"{done} of them are in {folder.path} already", flush=True)
-    with tqdm(total=work, unit="tile", mininterval=0.3 if terminal else 30, dynamic_ncols=terminal, disable=not missing) as bar:
-        for name, samples in missing.items():
-            bar.set_postfix_str(f"{done}/{every} pictures", refresh=False)
-            try:
-                folder.make(name, samples, on_work=bar.update)
-            except DataError as error:
-                wrong[name] = error
-                del folder.good[name]
-                if every > 1:
-                    _left_out(error)
-            done += 1
-        bar.set_postfix_str(f"{done}/{every} pictures", refresh=False)
+    every = len({piece.name for piece in pieces})
+    of = f" of the first of {ranks.count} ranks" if ranks.count > 1 else ""
+    idle = not (ranks.main and pieces)
+    begun: set[str] = set()
+    with tqdm(total=work, unit="tile", mininterval=0.3 if terminal else 30, dynamic_ncols=terminal, disable=idle) as bar:
+        for piece in pieces:
+            begun.add(piece.name)
+            bar.set_postfix_str(f"{len(begun) - 1}/{every} pictures{of}", refresh=False)
+            if piece.name not in wrong:
+                try:
+                    folder.make(piece, on_work=bar.update)
+                except DataError as error:
+                    wrong[piece.name] = error
+        bar.set_postfix_str(f"{every}/{every} pictures{of}", refresh=False)
     return wrong

@@ -12,11 +12,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mezzotint
 from mezzotint.cli.before_after import Pair, sheet, slider_page
+from mezzotint.cli.folder import guidance_hashes, stage_by_stage
 from mezzotint.cli.pictures import read_png, read_recipe, write_png
 from mezzotint.data.images import SUFFIXES, Header, read_header
 from mezzotint.data.photo import read_photo
@@ -56,6 +58,21 @@ def open_pictures(path: Path, out: Path) -> tuple[Store, list[str]]:
     return store, names
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Samples of a picture that are made at once, in the very batches in which the whole job makes them.
+
+    Attributes:
+        name: The picture.
+        samples: Their numbers.
+        missing: Those that are not there yet.
+    """
+
+    name: str
+    samples: tuple[int, ...]
+    missing: tuple[int, ...]
+
+
 class UpscaleFolder:
     """The enlarged pictures of one job on disk.
 
@@ -76,7 +93,11 @@ class UpscaleFolder:
         self.path, self.upscaler, self.store, self.names, self.num = path, upscaler, store, tuple(names), num
         self.good: dict[str, Header] = {}
         model = upscaler.model
-        self._settings = {"model": {"weights": model.weights, "sha256": model.hash}, "settings": upscaler.settings}
+        self._settings = {
+            "model": {"weights": model.weights, "sha256": model.hash},
+            "guidance_models": guidance_hashes(upscaler.job),
+            "settings": upscaler.settings,
+        }
         stems = Counter(str(PurePosixPath(name).with_suffix("")) for name in names)
         # Pictures that differ in their suffix alone keep it, so that none takes the place of another.
         self._stems = {n: n if stems[stem := str(PurePosixPath(n).with_suffix(""))] > 1 else stem for n in names}
@@ -85,11 +106,13 @@ class UpscaleFolder:
     @property
     def how(self) -> str:
         """The settings in a few words."""
-        job, steps = self.upscaler.job, self.upscaler.steps
-        if self.upscaler.model.stage.prior.clean:
-            return "one pass of the network"
-        taken = "steps of its own choice" if steps is None else f"{steps} steps"
-        return ", ".join([job.sampler, taken, *job.guidance, f"seed {job.seed}"])
+        stages = [one for one in self.upscaler.passes if not one.repeat]
+        words: list[str] = []
+        for one in stages:
+            steps = "steps of its own choice" if one.steps is None else f"{one.steps} steps"
+            how = ["one pass of the network"] if one.model.stage.prior.clean else [one.job.sampler, steps, *one.job.guidance]
+            words.append((f"to {one.tile[0]}x{one.tile[1]}: " if len(stages) > 1 else "") + ", ".join(how))
+        return ("; " if len(stages) > 1 else ", ").join([*words, f"seed {self.upscaler.job.seed}"])
 
     def file(self, name: str, sample: int) -> Path:
         """The file of a sample of a picture."""
@@ -138,9 +161,7 @@ class UpscaleFolder:
         file = self.path / self.MANIFEST
         if not file.is_file():
             raise ConfigError(f"{self.path} is not empty and holds no {self.MANIFEST}; give another --out, or empty it")
-        before = read_json(file)
-        now = json.loads(json.dumps({**self._settings["settings"], "num": self.num, "model": self._settings["model"]["sha256"]}))
-        old = {**before.get("settings", {}), "num": before.get("num"), "model": before.get("model", {}).get("sha256")}
+        old, now = (_comparable(held) for held in (read_json(file), json.loads(json.dumps({**self._settings, "num": self.num}))))
         for name, value in now.items():
             if old.get(name) != value:
                 raise ConfigError(
@@ -148,10 +169,28 @@ class UpscaleFolder:
                     "give another --out, or the same settings to go on with it"
                 )
 
-    def missing(self) -> dict[str, list[int]]:
-        """The samples of each picture that are not there yet."""
-        wanted = {name: [k for k in range(self.num) if not self._has(name, k)] for name in self.good}
-        return {name: samples for name, samples in wanted.items() if samples}
+    def missing(self) -> list[Piece]:
+        """What is still to be made."""
+        found = []
+        for name in self.good:
+            header, lacking = self.good[name], {k for k in range(self.num) if not self._has(name, k)}
+            size = self.upscaler.together(*header.size, header.channels or 3)
+            groups = [range(k, min(k + size, self.num)) for k in range(0, self.num, size)]
+            found += [Piece(name, tuple(group), tuple(sorted(lacking & set(group)))) for group in groups if lacking & set(group)]
+        return found
+
+    def share(self, pieces: Sequence[Piece], rank: int, ranks: int) -> list[Piece]:
+        """The pieces that a rank is to make, such that all have about as many pixels to make."""
+        loads, own = [0] * ranks, []
+        for piece in sorted(pieces, key=self._pixels, reverse=True):
+            least = loads.index(min(loads))
+            loads[least] += self._pixels(piece)
+            own += [piece] if least == rank else []
+        return own if ranks > 1 else list(pieces)
+
+    def _pixels(self, piece: Piece) -> int:
+        height, width = self.good[piece.name].size
+        return height * width * len(piece.samples)
 
     def _has(self, name: str, sample: int) -> bool:
         file = self.file(name, sample)
@@ -177,12 +216,16 @@ class UpscaleFolder:
         header = self.good[name]
         return self.upscaler.work(*header.size, header.channels or 3)
 
-    def make(self, name: str, samples: Sequence[int], *, on_work: OnWork) -> None:
+    def make(self, piece: Piece, *, on_work: OnWork) -> None:
         """Makes samples of a picture; each is written whole or not at all."""
+        name = piece.name
         photo = read_photo(self.store.read(name), self.store.place(name))
         # The key is a hash of the contents: a picture of another name, or in another folder, gives the same result.
         key = int(self._hash(name), 16) % (1 << SAMPLE_BITS)
-        for sample, pixels in zip(samples, self.upscaler.pixels(photo.pixels, key, samples=samples, on_work=on_work), strict=True):
+        made = self.upscaler.pixels(photo.pixels, key, samples=piece.samples, on_work=on_work)
+        for sample, pixels in zip(piece.samples, made, strict=True):
+            if sample not in piece.missing:
+                continue
             file = self.file(name, sample)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_png(file, pixels, {KEY: json.dumps(self.recipe(name, sample), ensure_ascii=False)}, profile=photo.profile)
@@ -211,3 +254,8 @@ class UpscaleFolder:
             pictures.append({"source": name, "sha256": self._hash(name), "size": list(self.good[name].size), "files": files})
         held = {"format": FORMAT, "complete": complete, "mezzotint": mezzotint.__version__, **self._settings, "num": self.num}
         write_text(self.path / self.MANIFEST, json.dumps({**held, "pictures": pictures}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:
+    own = {"model": manifest.get("model", {}).get("sha256"), "guidance models": manifest.get("guidance_models")}
+    return {**own, **stage_by_stage(manifest.get("settings", {}), "pass"), "num": manifest.get("num")}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,9 @@ from mezzotint.conditioning import Label, LowRes
 from mezzotint.denoise import Denoiser, NetworkDenoiser
 from mezzotint.errors import CapabilityError, ConfigError
 from mezzotint.noise import Noise
-from mezzotint.pipelines.cascade import Cascade
+from mezzotint.pipelines.cascade import Cascade, StageSettings
 from mezzotint.pipelines.consistent import BackProjection, Consistent
-from mezzotint.pipelines.generate import Model, to_pixels
+from mezzotint.pipelines.generate import Job, Model, to_pixels
 from mezzotint.pipelines.tiling import Tiled
 from mezzotint.resolution import enlarge, shrink
 from mezzotint.sample.loop import sample
@@ -33,28 +33,85 @@ CONSISTENT = 45.0
 OnWork = Callable[[float], object]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One enlargement of pictures.
+
+    Attributes:
+        model: The model that enlarges.
+        low_res: Its condition.
+        job: How it is sampled; the ids are others.
+        tile: Height and width of a tile.
+        overlap: Pixels that neighbouring tiles share at least.
+        repeat: How often the same model has enlarged before.
+        last: Whether a picture comes out, rather than what the next stage of a cascade is to begin from.
+    """
+
+    model: Model
+    low_res: LowRes
+    job: Job
+    tile: tuple[int, int]
+    overlap: int
+    repeat: int
+    last: bool
+
+    @property
+    def scale(self) -> int:
+        """Enlargement."""
+        return self.low_res.config.scale
+
+    @property
+    def steps(self) -> int | None:
+        """Number of steps; 1 for models that give the image at once, None where the sampler chooses them itself."""
+        plan = self.model.plan(self.job)
+        return None if plan.adaptive else max(1, plan.steps)
+
+    def canvas(self, height: int, width: int) -> tuple[int, int]:
+        """Size of an enlarged picture, filled up to a tile."""
+        return max(height * self.scale, self.tile[0]), max(width * self.scale, self.tile[1])
+
+    def tiled(self, inner: Denoiser, *, batch: int = 1, on_tiles: Callable[[int], object] | None = None) -> Tiled:
+        """A denoiser on tiles of larger pictures."""
+        return Tiled(inner, self.tile, self.overlap, align=self.scale, batch=batch, on_tiles=on_tiles)
+
+    def tiles(self, height: int, width: int) -> int:
+        """Number of tiles of a picture that is ``height`` x ``width`` before."""
+        return len(self.tiled(self.model.stage.denoiser).corners(*self.canvas(height, width)))
+
+    def noise(self, ids: Sequence[int]) -> Noise:
+        """The random streams, which are those of ``Model.run``."""
+        noise = Noise(self.job.seed, ids, stage="sample")
+        return noise.sub(f"pass {self.repeat}") if self.repeat else noise
+
+
 class Upscaler:
     """A model together with all settings of the enlargement.
 
     Pictures of any size go through the network in overlapping tiles (``Tiled``); those smaller than a tile are continued by mirroring.
     The picture of an id depends on the model, the settings, the seed and the id, and on nothing that is made beside it.
 
+    The stages of a cascade enlarge in turn; what a stage hands on is neither clipped nor rounded, as in ``Cascade``. A first stage that
+    makes its images from nothing is left out, and with it the noise that is to hide its flaws: the next one begins at level 0 unless told
+    otherwise.
+
     Args:
-        model: Trained with a low-resolution condition.
-        scale: Enlargement; None: the model's own. A power of it is reached in several passes.
-        tile: Side of a tile, in pixels of the result; None: the size that the model was trained at.
+        model: Trained with a low-resolution condition, or a cascade of such models, perhaps after one that makes small images.
+        scale: Enlargement; None: the model's own, or that of all stages. The first of the stages give less; the last one is repeated for
+            more.
+        tile: Side of a tile, in pixels of the result; None: the size that the model, or each stage, was trained at.
         overlap: Pixels that neighbouring tiles share at least; None: a quarter of a tile.
         batch_size: Tiles in a pass of the network.
         class_: Class of all pictures, by name or label; None: the null class, or the first one where the model has no null class.
-        consistent: Project at every step, and at the end, onto the pictures whose reduction is the given one.
+        consistent: Project at every step, at the end of each pass and at the very end onto the pictures whose reduction is the given one.
+        stages: For a cascade, settings of single stages by their number in it, as for ``Cascade.job``.
         wish: Further arguments of ``Model.job``: sampler, variance, steps, grid, calls, guidance, level, clip, seed.
 
     Attributes:
         job: The sampling settings, resolved.
-        passes: How many times the model enlarges.
+        passes: The enlargements, in order.
 
     Raises:
-        CapabilityError: The model begins from no low-resolution image, or is a cascade.
+        CapabilityError: The model begins from no low-resolution image.
         ConfigError: A scale, tile or other setting that cannot be.
 
     Warns:
@@ -71,55 +128,54 @@ class Upscaler:
         batch_size: int = 8,
         class_: str | None = None,
         consistent: bool = False,
+        stages: StageSettings | None = None,
         **wish: Any,
     ):
-        if isinstance(model, Cascade):
-            raise CapabilityError("a cascade makes its own low-resolution images; enlarge with one of the models that it was joined from")
-        low_res = model.stage.conditioner.part(LowRes)
-        if low_res is None:
+        self.model, self.consistent, self.batch = model, consistent, batch_size
+        every = model.stages if isinstance(model, Cascade) else (model,)
+        own = [stage for stage in every if stage.stage.conditioner.part(LowRes) is not None]
+        if not own:
             raise CapabilityError("this model begins from no low-resolution image; give one trained by a recipe such as sr3-64-256")
-        self.model, self.low_res, self.consistent = model, low_res, consistent
-        once = low_res.config.scale
-        self.scale = once if scale is None else scale
-        self.passes = _passes(self.scale, once)
-        self.tile = model.facts.size if tile is None else (tile, tile)
-        if batch_size < 1 or min(self.tile) < 1:
-            raise ConfigError(f"tiles of {self.tile[0]}x{self.tile[1]}, {batch_size} in a pass; give at least 1")
-        self.overlap = min(self.tile) // 4 if overlap is None else overlap
-        self.batch = batch_size
-        name = self._class(class_)
-        self.job = model.job(num=1, classes=None if name is None else {name: 1}, **wish)
-        self._tiled(model.stage.denoiser, None)  # a mistake is found before anything is made
-
-    def _class(self, given: str | None) -> str | None:
-        model = self.model
-        if given is not None or model.stage.conditioner.part(Label) is None:
-            return given
-        if model.null is not None:
-            return "null"
-        name = model.classes[0]
-        warnings.warn(f"this model is class-conditional; enlarging as '{name}', give a class for better results", stacklevel=4)
-        return name
+        self.scale, count = _reached([_low_res(stage).config.scale for stage in own], scale)
+        own, made = own[:count], len(every) - len(own)
+        settings = _settings_of(stages or {}, made, len(own), len(every), self.scale)
+        if made and wish.get("level") is None:  # the level against the flaws of the stage that is left out
+            settings.setdefault(1, {}).setdefault("level", 0.0)
+        whole = own[0] if len(own) == 1 else Cascade(own)
+        name = _class(whole, own, class_)
+        wish |= {"num": 1, "classes": None if name is None else {name: 1}}
+        if isinstance(whole, Cascade):
+            self.job = whole.job(stages=settings, **wish)
+            jobs = whole.parts(self.job)
+        else:
+            alone = {key: value for key, value in settings.get(1, {}).items() if key != "truncated"}  # there is no stage to be stopped
+            self.job = whole.job(**{**wish, **alone})
+            jobs = [self.job]
+        if consistent and any(job.noised for job in jobs):
+            raise ConfigError("a truncated stage hands on noise, and no picture can be consistent with that; leave out one of the two")
+        self.passes: tuple[Pass, ...] = ()
+        for number in range(count):
+            at = min(number, len(own) - 1)
+            size = own[at].facts.size if tile is None else (tile, tile)
+            if batch_size < 1 or min(size) < 1:
+                raise ConfigError(f"tiles of {size[0]}x{size[1]}, {batch_size} in a pass; give at least 1")
+            shared = min(size) // 4 if overlap is None else overlap
+            last = number >= len(own) - 1
+            one = Pass(own[at], _low_res(own[at]), jobs[at], size, shared, number - at, last)
+            one.tiled(own[at].stage.denoiser)  # a mistake is found before anything is made
+            self.passes += (one,)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that pictures depend on beside the model, as plain values."""
-        job = {
-            k: v for k, v in self.job.to_dict().items() if k in ("labels", "sampler", "steps", "grid", "guidance", "seed", "clip", "level")
-        }
-        own = {"scale": self.scale, "tile": list(self.tile), "overlap": self.overlap, "consistent": self.consistent}
-        return {**own, **job}
+        known = ("labels", "sampler", "steps", "grid", "guidance", "seed", "clip", "level", "before", "noised")
+        job = {name: value for name, value in self.job.to_dict().items() if name in known}
+        stages = [one for one in self.passes if not one.repeat]
+        tiles, overlaps = [list(one.tile) for one in stages], [one.overlap for one in stages]
+        own = {"tile": tiles, "overlap": overlaps} if len(stages) > 1 else {"tile": tiles[0], "overlap": overlaps[0]}
+        return {"scale": self.scale, **own, "consistent": self.consistent, **job}
 
     # --- work ------------------------------------------------------------------------------------------------------------
-
-    def _canvas(self, height: int, width: int) -> tuple[int, int]:
-        """Size of a picture after one enlargement, filled up to a tile."""
-        once = self.low_res.config.scale
-        return max(height * once, self.tile[0]), max(width * once, self.tile[1])
-
-    def _tiles(self, height: int, width: int) -> int:
-        """Number of tiles of the first enlargement of a picture."""
-        return len(self._tiled(self.model.stage.denoiser, None).corners(*self._canvas(height, width)))
 
     def work(self, height: int, width: int, channels: int) -> int | None:
         """What one sample of a picture costs: tiles times steps, over all passes; what ``on_work`` is told adds up to it.
@@ -130,19 +186,22 @@ class Upscaler:
             ConfigError: The result would be too large.
         """
         self.check(height, width)
-        grown = [self.low_res.config.scale**number for number in range(self.passes)]
-        tiles = self._rows(channels) * sum(self._tiles(height * g, width * g) for g in grown)
-        return None if self.steps is None else tiles * self.steps
+        total = 0
+        for one in self.passes:
+            steps = one.steps
+            if steps is None:
+                return None
+            total += self._rows(channels) * one.tiles(height, width) * steps
+            height, width = height * one.scale, width * one.scale
+        return total
 
     def _rows(self, channels: int) -> int:
         """Images of the model that a picture becomes."""
         return 3 if self.model.facts.channels == 1 and channels >= 3 else 1
 
-    @property
-    def steps(self) -> int | None:
-        """Steps of a pass; 1 for models that give the image at once, None where the sampler chooses them itself."""
-        plan = self.model.plan(self.job)
-        return None if plan.adaptive else max(1, plan.steps)
+    def together(self, height: int, width: int, channels: int) -> int:
+        """Samples of a picture that are made at once."""
+        return max(1, self.batch // (self.passes[0].tiles(height, width) * self._rows(channels)))
 
     def check(self, height: int, width: int) -> None:
         """Refuses pictures whose enlargement would not fit into memory.
@@ -178,26 +237,34 @@ class Upscaler:
             raise ConfigError(f"images of {low.shape[1]} channels, and the model makes {self.model.facts.channels}; convert them")
         self.check(low.shape[2], low.shape[3])
         x = low.to(self.model.device, torch.float32)
-        for number in range(self.passes):
-            noise = Noise(self.job.seed, ids, stage="sample")  # as ``Model.run`` has it
-            x = self._once(x, noise.sub(f"pass {number}") if number else noise, on_work).clamp(-1, 1)
+        for one in self.passes:
+            x = self._once(one, x, one.noise(ids), on_work)
+            x = x.clamp(-1, 1) if one.last else x
+        if self.consistent:
+            # All passes together: reduced in one step, a picture of several would not be quite the given one otherwise.
+            project = _back(self.passes[-1].low_res, low.to(x.device, torch.float32), self.scale)
+            x = project.bounded(x)
+            if (reached := project.decibels(x)) < CONSISTENT:
+                warnings.warn(
+                    f"no picture reduces to the given one exactly; the nearest that was found does to {reached:.1f} dB", stacklevel=2
+                )
         return x.cpu()
 
-    def _once(self, low: Tensor, noise: Noise, on_work: OnWork | None) -> Tensor:
-        model, job, once = self.model, self.job, self.low_res.config.scale
-        height, width = low.shape[2] * once, low.shape[3] * once
-        tall, wide = self._canvas(low.shape[2], low.shape[3])
-        filled = mirrored(low, tall // once, wide // once)
-        cond: dict[str, Tensor] = dict(self.low_res.prepare(filled, level=job.level, noise=noise))
+    def _once(self, one: Pass, low: Tensor, noise: Noise, on_work: OnWork | None) -> Tensor:
+        model, job, scale = one.model, one.job, one.scale
+        height, width = low.shape[2] * scale, low.shape[3] * scale
+        tall, wide = one.canvas(low.shape[2], low.shape[3])
+        filled = mirrored(low, tall // scale, wide // scale)
+        cond: dict[str, Tensor] = dict(one.low_res.prepare(filled, level=job.level, noise=noise, noised=bool(job.noised)))
         if job.labels is not None:
             cond["label"] = torch.full((len(low),), job.labels[0], device=low.device)
         shape = (low.shape[1], tall, wide)
         meter = _Meter(on_work)
+        meter.step = one.tiles(low.shape[2], low.shape[3]) * len(low)
 
         def tiles(inner: Denoiser) -> Denoiser:
-            return self._tiled(inner, meter.tiles)
+            return one.tiled(inner, batch=self.batch, on_tiles=meter.tiles)
 
-        meter.step = self._tiles(low.shape[2], low.shape[3]) * len(low)
         if model.stage.prior.clean:
             blank, t = low.new_zeros(len(low), *shape), torch.zeros(len(low), dtype=torch.float64)
             x = tiles(_Answers(model.stage.denoiser))(blank, t, cond).mean
@@ -205,24 +272,14 @@ class Upscaler:
         else:
             denoiser = model.denoiser(job, [*job.guidance, tiles])
             if self.consistent:
-                project = BackProjection(partial(shrink, scale=once, down=self.low_res.config.down), filled, once)
-                denoiser = Consistent(denoiser, project, clip=job.clip is not False)
+                denoiser = Consistent(denoiser, _back(one.low_res, filled, scale), clip=job.clip is not False)
             x, t = model.stage.prior.sample(shape, cond=cond, noise=noise.sub("prior"))
             plan = model.plan(job, t_start=t)
             x = sample(denoiser, model.sampler(job), plan, x.to(low.device), cond=cond, noise=noise, on_step=lambda *_: meter.done()).x
         x = x[..., :height, :width]
-        if self.consistent:
-            project = BackProjection(partial(shrink, scale=once, down=self.low_res.config.down), low, once)
-            x = project.bounded(x)
-            if (reached := project.decibels(x)) < CONSISTENT:
-                warnings.warn(
-                    f"no picture reduces to the given one exactly; the nearest that was found does to {reached:.1f} dB", stacklevel=2
-                )
+        if self.consistent and one is not self.passes[-1]:
+            x = _back(one.low_res, low, scale).bounded(x)
         return x
-
-    def _tiled(self, inner: Denoiser, on_tiles: Callable[[int], object] | None) -> Tiled:
-        align = self.low_res.config.scale
-        return Tiled(inner, self.tile, self.overlap, align=align, batch=self.batch, on_tiles=on_tiles)
 
     def pixels(self, pixels: np.ndarray, key: int, *, samples: Sequence[int] = (0,), on_work: OnWork | None = None) -> Iterator[np.ndarray]:
         """Enlarges a picture of any kind.
@@ -256,7 +313,7 @@ class Upscaler:
             low = colour[:, None]
         else:
             low = colour.expand(3, -1, -1)[None]
-        together = max(1, self.batch // (self._tiles(low.shape[2], low.shape[3]) * len(low)))
+        together = self.together(low.shape[2], low.shape[3], len(planes))
         for first in range(0, len(samples), together):
             part = samples[first : first + together]
             ids = [key + (number << SAMPLE_BITS) for number in part for _ in range(len(low))]
@@ -348,9 +405,46 @@ class _Meter:
         self.told = told
 
 
-def _passes(scale: int, once: int) -> int:
-    passes = max(1, round(math.log(scale, once))) if scale > 0 else 1
-    if once**passes != scale:
-        nearest = ", ".join(str(once**k) for k in (1, 2, 3))
-        raise ConfigError(f"scale {scale}, and this model enlarges {once} times; give {nearest} or another power of {once}")
-    return passes
+def _back(low_res: LowRes, low: Tensor, scale: int) -> BackProjection:
+    return BackProjection(partial(shrink, scale=scale, down=low_res.config.down), low, scale)
+
+
+def _low_res(model: Model) -> LowRes:
+    part = model.stage.conditioner.part(LowRes)
+    assert part is not None
+    return part
+
+
+def _reached(scales: Sequence[int], wanted: int | None) -> tuple[int, int]:
+    """The enlargement, and the number of passes that reach it by enlargements ``scales`` of which the last may be repeated."""
+    reached = [1]
+    while len(reached) <= len(scales) + 2 or (wanted is not None and reached[-1] < wanted):
+        reached.append(reached[-1] * scales[min(len(reached), len(scales)) - 1])
+    total = reached[len(scales)] if wanted is None else wanted
+    if total not in reached[1:]:
+        given, more = ", ".join(map(str, reached[1 : len(scales) + 3])), f" or another power of {scales[0]}" if len(scales) == 1 else ""
+        raise ConfigError(f"scale {total}, and this model enlarges {reached[len(scales)]} times; give {given}{more}")
+    return total, reached.index(total)
+
+
+def _settings_of(stages: StageSettings, made: int, count: int, every: int, scale: int) -> dict[int, dict[str, Any]]:
+    """Settings by the number of a stage among those that enlarge: ``count`` of ``every`` stages, after the first ``made`` ones."""
+    for number in stages:
+        if not 1 <= number <= every:
+            raise ConfigError(f"settings of stage {number}, and the stages are 1 to {every}")
+        if number <= made:
+            raise ConfigError(f"settings of stage {number}, which makes its images from nothing and takes no part in enlarging")
+        if number > made + count:
+            raise ConfigError(f"settings of stage {number}, which takes no part in enlarging {scale} times; leave them out")
+    return {number - made: dict(settings) for number, settings in stages.items()}
+
+
+def _class(whole: Model, stages: Sequence[Model], given: str | None) -> str | None:
+    """The class by which pictures are enlarged."""
+    if given is not None or all(model.stage.conditioner.part(Label) is None for model in stages):
+        return given
+    if whole.null is not None:
+        return "null"
+    name = whole.classes[0]
+    warnings.warn(f"this model is class-conditional; enlarging as '{name}', give a class for better results", stacklevel=4)
+    return name

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
-from accelerate.utils import broadcast_object_list, gather
+from accelerate.utils import broadcast_object_list, gather, gather_object
 from torch import Tensor
 from torch import distributed as dist
 
@@ -96,6 +96,10 @@ class Ranks:
         if self.count > 1:
             row = gather(row.to(self.device)).cpu()  # pyright: ignore
         return row.reshape(self.count, -1)
+
+    def collect(self, value: Any) -> list[Any]:
+        """What each rank gives, in their order, on all of them."""
+        return gather_object([value]) if self.count > 1 else [value]
 
     def add_up(self, *values: Tensor) -> list[Tensor]:
         """The sums over all ranks of tensors that have the same shapes everywhere, in float64 on the CPU."""
