@@ -14,7 +14,7 @@ from mezzotint.networks.unet import UNet
 from mezzotint.registry import get
 
 SMALL = UNetConfig(in_channels=3, out_channels=3, width=16, mults=(1, 2), blocks=1, attention=(2,), heads=2)
-FULL = dataclasses.replace(SMALL, num_classes=5, low_res_channels=3, resample="block")
+FULL = dataclasses.replace(SMALL, num_classes=5, low_res_channels=3, low_res_level=True, resample="block")
 
 
 def inputs(config: UNetConfig, size: tuple[int, int] = (8, 8), b: int = 2, seed: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -24,6 +24,8 @@ def inputs(config: UNetConfig, size: tuple[int, int] = (8, 8), b: int = 2, seed:
         cond["label"] = torch.arange(b) % config.num_classes
     if config.low_res_channels:
         cond["low_res"] = torch.randn(b, config.low_res_channels, 3, 4, generator=g)
+    if config.low_res_level:
+        cond["low_res_level"] = torch.linspace(0.1, 0.8, b, dtype=torch.float64)
     return torch.randn(b, config.in_channels, *size, generator=g), torch.linspace(0, 999, b), cond
 
 
@@ -38,6 +40,7 @@ def variants() -> list[Any]:
         {"mults": (0.5, 1, 1), "attention": (4,), "blocks": 2},
         {"num_classes": 5},
         {"low_res_channels": 3, "out_channels": 6},
+        {"low_res_channels": 3, "low_res_level": True},
         {"checkpointing": True},
         {"width": 10, "attention": (), "heads": 5},
         {"mults": (1,), "attention": ()},
@@ -107,7 +110,7 @@ def test_checkpointing_changes_memory_and_nothing_else(config: UNetConfig) -> No
         torch.manual_seed(0)
         net(x, t, cond).square().mean().backward()
         runs[on] = {name: p.grad for name, p in net.named_parameters()}, calls
-        outside = ("stem", "time_embed", "head")
+        outside = ("stem", "time_embed", "level_embed", "head")
         assert {n for name, n in calls.items() if not name.startswith(outside)} == ({2} if on else {1})
     for name, grad in runs[False][0].items():
         torch.testing.assert_close(runs[True][0][name], grad)
@@ -138,10 +141,10 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     assert (whole[0] - whole[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("key", ["label", "low_res"])
+@pytest.mark.parametrize("key", ["label", "low_res", "low_res_level"])
 def test_conditions_change_the_output_and_are_checked(key: str) -> None:
     net = filled(UNet(FULL))
-    assert net.accepts == {"label", "low_res"}
+    assert net.accepts == {"label", "low_res", "low_res_level"}
     x, t, cond = inputs(FULL)
     other = {**cond, key: cond[key].flip(0)}
     assert (net(x, t, other) - net(x, t, cond)).abs().max() > 1e-4
