@@ -42,7 +42,7 @@ def sweep_levels(
     levels: Sequence[float] = LEVELS,
     truncated: bool = False,
     num: int = 1024,
-    features: ClassifierModel | None = None,
+    features: ClassifierModel | Extractor | None = None,
     seed: int = 0,
     batch_size: int = 64,
     on_images: Callable[[int, str], None] | None = None,
@@ -58,7 +58,7 @@ def sweep_levels(
         levels: Levels from 0 to 1.
         truncated: Let the stage before stop at the level, rather than finish its images.
         num: Images a level.
-        features: A classifier whose features are compared; None: the pixels.
+        features: What is compared: features, or a classifier for its own; None: the pixels.
         seed: Seed of the samples.
         batch_size: Images in a pass.
         on_images: Called after each batch with its number of images and a word on what is tried.
@@ -83,7 +83,7 @@ def sweep_levels(
     ]
     if not stages:
         raise CapabilityError("no stage was trained with noise on its low-resolution images; train one with --low-res.augment cosine")
-    compared: Extractor = Pixels() if features is None else classifier_features(features)
+    compared: Extractor = classifier_features(features) if isinstance(features, ClassifierModel) else features or Pixels()
     reference = Moments()
     for start in range(0, len(source), 256):
         images = source.batch(range(start, min(start + 256, len(source)))).images
