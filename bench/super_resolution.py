@@ -36,6 +36,8 @@ from mezzotint.tasks.distinguish import distinguish
 SCALE, SIDE = 4, 64
 HELD_OUT = 2000
 """Labelled images that the classifier of the features is tested on."""
+NOT_COMPARED = ("data", "features", "work", "out", "seed", "sweep", "sweep_samplers", "sweep_cuts")
+"""Arguments in which the runs of one table may differ."""
 FIGURES = ("psnr", "ssim", "consistency", "frechet", "accuracy")
 
 
@@ -46,13 +48,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for the models")
     parser.add_argument("--seed", type=int, default=0, help="seed of training, sampling and telling apart")
     parser.add_argument("--crop", type=int, default=32, help="side of the cuts that are trained on; the networks are convolutional")
-    parser.add_argument("--images", type=int, default=30_000, help="training images of each of the two models")
-    parser.add_argument("--feature-images", type=int, default=40_000, help="training images of the classifier")
+    parser.add_argument("--images", type=int, default=120_000, help="training images of each of the two models")
+    parser.add_argument("--feature-images", type=int, default=60_000, help="training images of the classifier")
     parser.add_argument("--tell-images", type=int, default=8_000, help="training images of each judge that tells real from made")
     parser.add_argument("--width", type=int, default=16, help="width of the two networks, a multiple of 8")
     parser.add_argument("--steps", type=int, default=8, help="sampling steps of SR3")
-    parser.add_argument("--sampler", default="ancestral,variance=fixed_small", help="sampler of SR3")
-    parser.add_argument("--sweep", type=int, nargs="*", default=(), help="other numbers of steps, measured on the first 1,000 cuts")
+    parser.add_argument("--sampler", default="unipc", help="sampler of SR3")
+    parser.add_argument("--sweep", type=int, nargs="*", default=(), help="other numbers of steps, measured on some of the cuts")
+    parser.add_argument("--sweep-samplers", nargs="+", default=("unipc", "ancestral,variance=fixed_small"), help="samplers of those")
+    parser.add_argument("--sweep-cuts", type=int, default=500, help="cuts that other numbers of steps are measured on")
     parser.add_argument("--cuts", type=int, default=5_000, help="64x64 cuts of the part test")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("super_resolution.json"), help="where the figures go")
     return parser.parse_args()
@@ -192,23 +196,30 @@ def main() -> None:
     source = open_source(DataConfig(path=str(npz)))
     systems: dict[str, dict] = {}
 
-    def add(name: str, made: Tensor, *, tell: bool = True) -> None:
-        n = len(made)
-        systems[name] = measured(made, real[:n], low[:n], owner[:n], extractor, args, tell=tell)
-        print(f"  {name:<28}" + "  ".join(f"{figure} {value:.4g}" for figure, value in systems[name].items()), flush=True)
+    def add(name: str, made: Tensor, rows: Tensor | None = None) -> None:
+        """Measures images of all cuts, or of those numbered, which are too few to tell apart."""
+        of = (real, low, owner) if rows is None else (real[rows], low[rows], owner[rows.numpy()])
+        systems[name] = measured(made, *of, extractor, args, tell=rows is None)
+        print(f"  {name:<44}" + "  ".join(f"{figure} {value:.4g}" for figure, value in systems[name].items()), flush=True)
 
     halves = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))].chunk(2)
     floor = frechet_distance(*(_moments(extractor, half) for half in halves))
     print(f"Frechet distance of two halves of the real cuts: {floor:.4g}", flush=True)
     add("bicubic", rounded(enlarge(low, (SIDE, SIDE))))
-    add("regression", upscaled(model("sr3-regression-small", args, source), low, args))
+    regressed = upscaled(model("sr3-regression-small", args, source), low, args)
+    add("regression", regressed)
     sr3 = model("sr3-small", args, source)
     begun = time.process_time()
-    add(f"SR3, {args.steps} steps", upscaled(sr3, low, args, steps=args.steps, sampler=args.sampler))
+    add(f"SR3, {args.sampler}, {args.steps} steps", upscaled(sr3, low, args, steps=args.steps, sampler=args.sampler))
     print(f"  SR3: {time.process_time() - begun:.0f} CPU seconds for {len(low)} cuts", flush=True)
-    for steps in args.sweep:
-        add(f"SR3, {steps} steps, 1000 cuts", upscaled(sr3, low[:1000], args, steps=steps, sampler=args.sampler), tell=False)
-    setting = {name: value for name, value in vars(args).items() if name not in ("data", "features", "work", "out", "seed", "sweep")}
+    if args.sweep:
+        some = torch.linspace(0, len(low) - 1, args.sweep_cuts).long()
+        add(f"regression, {len(some)} cuts", regressed[some], some)
+        for sampler in args.sweep_samplers:
+            for steps in args.sweep:
+                made = upscaled(sr3, low[some], args, steps=steps, sampler=sampler)
+                add(f"SR3, {sampler}, {steps} steps, {len(some)} cuts", made, some)
+    setting = {name: value for name, value in vars(args).items() if name not in NOT_COMPARED}
     held = json.loads(args.out.read_text()) if args.out.exists() else {}
     if held.get("setting") != setting:
         held = {"setting": setting, "floor": floor, "features_accuracy": right, "seeds": {}}
@@ -222,7 +233,7 @@ def show(held: dict[str, Any]) -> None:
     runs = list(held["seeds"].values())
     print(f"\n{held['setting']['cuts']} cuts of 64x64, {len(runs)} seed(s)\n\n| system | {' | '.join(FIGURES)} |")
     print("|---|" + "---|" * len(FIGURES))
-    for name in runs[0]:
+    for name in dict.fromkeys(name for run in runs for name in run):
         cells = []
         for figure in FIGURES:
             values = [run[name][figure] for run in runs if figure in run.get(name, {})]
