@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +99,8 @@ class Cascade(Model):
             name: wish.pop(name) for name in ("sampler", "variance", "steps", "grid", "clip", "guidance") if wish.get(name) is not None
         }
         level, end, low_res = wish.pop("level", None), wish.pop("end", 0.0), wish.pop("low_res", None)
-        lead = self._leads.job(**wish, **({"guidance": shared["guidance"]} if "guidance" in shared else {}))
+        with _guided_alike(self.stages.index(self._leads) + 1, len(self.stages), "guidance" in shared):
+            lead = self._leads.job(**wish, **({"guidance": shared["guidance"]} if "guidance" in shared else {}))
         alike = {"ids": lead.ids, "seed": lead.seed, "batch_size": None if lead.exact else lead.batch, "exact": lead.exact}
         jobs: list[Job] = []
         for number, model in enumerate(self.stages, start=1):
@@ -110,7 +112,8 @@ class Cascade(Model):
             if number == len(self.stages):
                 own["end"] = end
             classes = wish.get("classes") if model.stage.conditioner.part(Label) is not None else None
-            job = model.job(**alike, **own, classes=classes, low_res=low_res if number == 1 else None)
+            with _guided_alike(number, len(self.stages), "guidance" in shared and "guidance" not in given.get(number, {})):
+                job = model.job(**alike, **own, classes=classes, low_res=low_res if number == 1 else None)
             if number > 1 and truncated and job.level:
                 assert low is not None
                 jobs[-1] = _stopped(self.stages[number - 2], jobs[-1], low, job.level)
@@ -201,6 +204,17 @@ def _check(number: int, small: Model, large: Model) -> None:
             "x".join(map(str, (*size, c))) for size, c in ((small.facts.size, small.facts.channels), (wanted, large.facts.channels))
         )
         raise ConfigError(f"stage {number} makes images of {has}, and stage {number + 1} begins from {needs}; give stages that fit")
+
+
+@contextmanager
+def _guided_alike(number: int, last: int, guided: bool) -> Iterator[None]:
+    """Says how to guide one stage, where a guidance that was meant for all does not fit stage ``number``."""
+    try:
+        yield
+    except (ConfigError, CapabilityError) as error:
+        if not guided:
+            raise
+        raise type(error)(f"stage {number}: {error}; --stage {last}.guidance=... guides stage {last} alone") from None
 
 
 def _stopped(model: Model, job: Job, low: LowRes, level: float) -> Job:
