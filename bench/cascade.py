@@ -1,7 +1,7 @@
 """Cascades with and without conditioning augmentation: ``python bench/cascade.py --data CIFAR-TRAIN.zip --test CIFAR-TEST.zip --work DIR``.
 
 Trains a first stage, and each later stage twice on the same number of images: with Gaussian noise on its low-resolution images, and
-without. The first stage is sampled in too few steps, which makes it weak. Levels are tuned on samples of one seed against held-out training
+without. The first stage is sampled in too few steps, which makes it weak. Levels are tuned on samples of one seed against the training
 images; the figures are those of another seed against test images. Each run adds a seed to the results.
 """
 
@@ -24,7 +24,8 @@ from torch import Tensor
 from features import Features, features
 from mezzotint.checkpoint import load
 from mezzotint.configs import DataConfig, Recipe
-from mezzotint.data import Source, open_source, split_ids, subset
+from mezzotint.data import Source, open_source
+from mezzotint.data.arrays import ArraySource
 from mezzotint.metrics.frechet import Moments, frechet_distance
 from mezzotint.pipelines.cascade import Cascade, with_settings
 from mezzotint.pipelines.generate import Model
@@ -34,11 +35,10 @@ from mezzotint.tasks.cas import accuracy_score
 from mezzotint.tasks.demo import train
 from mezzotint.tasks.levels import best, sweep_levels
 
-HELD_OUT = 0.1
-"""Share of the training images that levels are tuned by."""
 REPORT = 1000
 """Added to the seed for the images that are measured."""
 FEATURE_SIDE = 32
+ENLARGED, TUNED = "first stage, enlarged", "with, tuned level"
 
 
 def arguments() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test", required=True, help="labelled 32x32 images of the same classes, to measure against")
     parser.add_argument("--work", type=Path, required=True, help="folder for the models")
     parser.add_argument("--seed", type=int, default=0, help="seed of training; the images have others")
-    parser.add_argument("--sides", type=int, nargs="+", default=(8, 16), help="sides of the stages' images: 8 16, or 8 16 32")
+    parser.add_argument("--sides", type=int, nargs="+", default=(8, 16), help="sides of the stages' images, as in 8 16 32")
     parser.add_argument("--base-images", type=int, default=20_000, help="training images of the first stage")
     parser.add_argument("--images", type=int, default=40_000, help="training images of each later stage")
     parser.add_argument("--feature-images", type=int, default=60_000, help="training images of the classifier whose features are compared")
@@ -66,12 +66,12 @@ def arguments() -> argparse.Namespace:
 def recipe(side: int, args: argparse.Namespace, *, noisy: bool) -> Recipe:
     """The recipe of a stage, cut to what a CPU trains in minutes."""
     first = side == args.sides[0]
-    base: Recipe = get("recipe", f"cdm-{side}" if first else f"cdm-{side // 2}-{side}")()
+    base: Recipe = get("recipe", "cdm-8" if first else "cdm-8-16" if side <= 16 else "cdm-16-32")()
     base = replace(
         base,
         # eps says little of x0 where there is much noise, and needs far longer training until few steps are enough.
         denoiser=replace(base.denoiser, predicts="v"),
-        net=replace(base.net, width=base.net.width if first else args.width, attention=()),
+        net=replace(base.net, attention=()) if first else replace(base.net, width=args.width, attention=()),
         train=replace(base.train, images=args.base_images if first else args.images, batch=32 if first else 16),
         optim=replace(base.optim, warmup=2_000),
     )
@@ -80,21 +80,11 @@ def recipe(side: int, args: argparse.Namespace, *, noisy: bool) -> Recipe:
     return replace(base, low_res=replace(base.low_res, augment="none"), sample=replace(base.sample, level=0.0))
 
 
-class Data:
-    """Images of one side: those that are trained on, those that levels are tuned by, and those that are measured against."""
-
-    def __init__(self, side: int, args: argparse.Namespace):
-        whole = open_source(DataConfig(path=args.data, size=(side, side), flip=True))
-        kept, held = split_ids(whole, (1 - HELD_OUT, HELD_OUT), 0)
-        self.train, self.held = subset(whole, kept), subset(whole, held)
-        self.test = open_source(DataConfig(path=args.test, size=(side, side)))
-
-
 def stage(side: int, args: argparse.Namespace, source: Source, *, noisy: bool = True) -> Model:
     """The trained model of a stage, from the folder or made now."""
     made = recipe(side, args, noisy=noisy)
     kind = "first" if made.low_res is None else "noisy" if noisy else "plain"
-    folder = args.work / f"{kind}-{side}-{made.train.images}-{made.net.width}-{args.seed}"  # type: ignore[union-attr]
+    folder = args.work / f"{kind}-{side}-{made.train.images}-{args.width}-{args.seed}"
     if not folder.exists():
         begun = time.process_time()
         train(made, source, folder, seed=args.seed)
@@ -109,7 +99,8 @@ class Compared:
 
     def __init__(self, extractor: Features):
         self._extractor = extractor
-        self.name, self.hash, self.resize, self.outputs = "bench", None, "bicubic", frozenset({"pool"})
+        self.name, self.resize, self.outputs = "bench", "bicubic", frozenset({"pool"})
+        self.hash: str | None = None
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         return {"pool": self._extractor(rounded(enlarge(images, (FEATURE_SIDE, FEATURE_SIDE))))}
@@ -135,49 +126,39 @@ def evenly(classes: Sequence[str], num: int) -> dict[str | int, int]:
     return dict.fromkeys(classes, num // len(classes))
 
 
-def settings(
-    model: Cascade, args: argparse.Namespace, base: str, levels: Mapping[int, float] | None = None, truncated: bool = False
-) -> dict:
-    """What stages are sampled by; ``levels``: that of each stage, 0 where it says nothing."""
-    sampler, steps = base.rsplit(":", 1)
-    found: dict[int, dict[str, Any]] = {1: {"sampler": sampler, "steps": int(steps)}}
-    for k in range(2, len(model.stages) + 1):
-        found[k] = {"sampler": args.sampler, "steps": args.steps, "level": (levels or {}).get(k, 0.0), "truncated": truncated}
-    return found
-
-
-def compare(args: argparse.Namespace, stages: Mapping[str, Cascade], base: str, held: Source, compared: Compared, real: Moments) -> dict:
-    """The distances of all systems that begin from a first stage sampled one way."""
-    noisy, plain = stages["noisy"], stages["plain"]
-    wish: dict[str, Any] = {"classes": evenly(noisy.classes, args.num), "seed": REPORT + args.seed, "batch_size": 100}
+def compare(
+    args: argparse.Namespace, stages: Mapping[str, Cascade], base: str, data: Source, compared: Compared, real: Moments
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The distances of all systems that begin from a first stage sampled one way, and their images."""
+    noisy, plain = fixed(stages["noisy"], args, base), fixed(stages["plain"], args, base)
     numbers = range(2, len(noisy.stages) + 1)
     chosen: dict[bool, dict[int, float]] = {}
-    tried: dict[str, dict[str, float]] = {}
-    for truncated in (False, True):
-        trials = sweep_levels(
-            fixed(noisy, args, base), held, levels=args.levels, truncated=truncated, num=args.tune, features=compared, seed=args.seed
-        )
+    found: dict[str, Any] = {}
+    for truncated, form in ((False, "tuning"), (True, "tuning, truncated")):
+        trials = sweep_levels(noisy, data, levels=args.levels, truncated=truncated, num=args.tune, features=compared, seed=args.seed)
         chosen[truncated] = {k: best(trials, k).level for k in numbers}
-        tried["truncated" if truncated else "not truncated"] = {f"stage {t.stage}, level {t.level:g}": t.distance for t in trials}
-    found: dict[str, Any] = {"levels": {str(k): v for k, v in chosen.items()}, "tuning": tried}
-    side = noisy.stages[-1].facts.size
-    first = noisy.stages[0].sample(**wish, **settings(noisy, args, base)[1])
-    found["first stage, enlarged"] = distance(compared.moments(enlarge(first, side)), real)
-    found["without augmentation"] = distance(compared.moments(plain.sample(**wish, stages=settings(plain, args, base))), real)
-    for name, levels, truncated in (
-        ("with, level 0", None, False),
-        ("with, tuned level", chosen[False], False),
-        ("with, tuned level, truncated", chosen[True], True),
-    ):
-        made = noisy.sample(**wish, stages=settings(noisy, args, base, levels, truncated))
-        found[name] = distance(compared.moments(made), real)
-    return found
+        found[form] = {f"stage {t.stage}, level {t.level:g}": t.distance for t in trials}
+    wish: dict[str, Any] = {"classes": evenly(noisy.classes, args.num), "seed": REPORT + args.seed, "batch_size": 100}
+
+    def at(levels: Mapping[int, float], truncated: bool) -> Tensor:
+        return noisy.sample(**wish, stages={k: {"level": level, "truncated": truncated} for k, level in levels.items()})
+
+    images = {
+        ENLARGED: enlarge(noisy.stages[0].sample(**wish), noisy.stages[-1].facts.size),
+        "without augmentation": plain.sample(**wish),
+        "with, level 0": at(dict.fromkeys(numbers, 0.0), False),
+        TUNED: at(chosen[False], False),
+        f"{TUNED}, truncated": at(chosen[True], True),
+    }
+    return found | {name: distance(compared.moments(made), real) for name, made in images.items()}, images
 
 
 def fixed(model: Cascade, args: argparse.Namespace, base: str) -> Cascade:
     """The cascade, sampled that way unless a job says otherwise."""
-    for part, own in zip(model.stages, settings(model, args, base).values(), strict=True):
-        part.spec = with_settings(part.spec, own)
+    sampler, steps = base.rsplit(":", 1)
+    later: dict[str, Any] = {"sampler": args.sampler, "steps": args.steps, "level": 0.0}
+    for k, part in enumerate(model.stages):
+        part.spec = with_settings(part.spec, later if k else {"sampler": sampler, "steps": int(steps)})
     return model
 
 
@@ -185,7 +166,7 @@ def true_low_res(
     model: Model, args: argparse.Namespace, source: Source, compared: Compared, real: Moments, levels: Sequence[float]
 ) -> dict:
     """The distance at each level where a stage enlarges reduced test images rather than made ones."""
-    wanted = [k for c in range(len(model.classes)) for k in np.flatnonzero(np.array(source.labels) == c)[: args.num // len(model.classes)]]
+    wanted = class_by_class(source, args.num // len(model.classes))
     low = torch.stack(list((model.reduced(source.batch(wanted).images, range(len(wanted))) or {}).values()))
     wish = {"classes": evenly(model.classes, len(wanted)), "seed": REPORT + args.seed, "sampler": args.sampler, "steps": args.steps}
     return {
@@ -193,13 +174,22 @@ def true_low_res(
     }
 
 
-def accuracy(images: Tensor, classes: Sequence[str], real: Source, args: argparse.Namespace, name: str) -> dict[str, float]:
-    """The CAS of images that stand class by class."""
-    file = args.work / f"{name}.npz"
-    pixels = ((rounded(images) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    np.savez(file, arr_0=pixels, arr_1=np.repeat(classes, len(images) // len(classes)))
-    score = accuracy_score(open_source(DataConfig(path=str(file))), real, images=args.cas_images, seed=args.seed)
-    return {"accuracy": score.accuracy, "standard error": score.spread}
+def accuracies(images: Mapping[str, Tensor], data: Source, test: Source, args: argparse.Namespace) -> dict[str, float]:
+    """The CAS of images that stand class by class, and of as many real ones."""
+    classes, count = data.facts.classes, args.num // len(data.facts.classes)
+    found: dict[str, float] = {}
+    for name, made in {"real": data.batch(class_by_class(data, count)).images, **images}.items():
+        pixels = ((rounded(made) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        labels, names = np.repeat(np.arange(len(classes)), count), [f"{k:06d}" for k in range(len(pixels))]
+        source = ArraySource(pixels, DataConfig(flip=True), names=names, labels=labels, classes=classes)
+        found[name] = accuracy_score(source, test, images=args.cas_images, seed=args.seed).accuracy
+        print(f"CAS, {name}: {found[name]:.3f}", flush=True)
+    return found
+
+
+def class_by_class(source: Source, count: int) -> list[int]:
+    """The first images of each class."""
+    return [int(k) for c in range(len(source.facts.classes)) for k in np.flatnonzero(np.array(source.labels) == c)[:count]]
 
 
 def main() -> None:
@@ -210,11 +200,11 @@ def main() -> None:
     extractor, right = features(args.data, args.work, args.feature_images)
     print(f"the network of the features reads {right:.1%} of the images that it was not trained on right", flush=True)
     compared = Compared(extractor)
-    data = {side: Data(side, args) for side in args.sides}
+    data = {side: open_source(DataConfig(path=args.data, size=(side, side), flip=True)) for side in args.sides}
     first, last = args.sides[0], args.sides[-1]
-    base = stage(first, args, data[first].train)
-    later = {kind: [stage(side, args, data[side].train, noisy=kind == "noisy") for side in args.sides[1:]] for kind in ("noisy", "plain")}
-    test = data[last].test
+    base = stage(first, args, data[first])
+    later = {kind: [stage(side, args, data[side], noisy=kind == "noisy") for side in args.sides[1:]] for kind in ("noisy", "plain")}
+    test = open_source(DataConfig(path=args.test, size=(last, last)))
     images = torch.cat([test.batch(range(k, min(k + 500, len(test)))).images for k in range(0, len(test), 500)])
     real = compared.moments(images)
     halves = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))].chunk(2)
@@ -224,8 +214,10 @@ def main() -> None:
     stages = {kind: Cascade([base, *parts]) for kind, parts in later.items()}
     run["base"] = {}
     for way in args.base:
-        run["base"][way] = compare(args, stages, way, data[last].held, compared, real)
+        run["base"][way], made = compare(args, stages, way, data[last], compared, real)
         print(json.dumps({way: run["base"][way]}, indent=2), flush=True)
+        if args.cas_images and way == args.base[0]:
+            run["accuracy"] = accuracies({name: made[name] for name in (TUNED, ENLARGED)}, data[last], test, args)
     setting = {name: value for name, value in vars(args).items() if name not in ("data", "test", "work", "out", "seed")}
     setting = json.loads(json.dumps(setting))
     held = json.loads(args.out.read_text()) if args.out.exists() else {}
@@ -250,6 +242,8 @@ def show(held: Mapping[str, Any]) -> None:
     for name, figure in runs[0]["base"][ways[0]].items():
         if isinstance(figure, float):
             print(f"| {name} | {' | '.join(cell([run['base'][way][name] for run in runs]) for way in ways)} |")
+    if "accuracy" in runs[0]:
+        print("\nCAS: " + ", ".join(f"{name}: {cell([run['accuracy'][name] for run in runs])}" for name in runs[0]["accuracy"]))
     for name in ("true low-res, without augmentation", "true low-res, with"):
         print(f"\n{name}: " + ", ".join(f"{level}: {cell([run[name][level] for run in runs])}" for level in runs[0][name]))
 

@@ -65,6 +65,7 @@ def features(path: str, work: Path, images: int) -> tuple[Features, float]:
             rows = torch.randint(HELD_OUT, len(order), (64,), generator=generator)
             batch = source.batch([order[int(k)] for k in rows])
             mirror = torch.rand(64, generator=generator)[:, None, None, None] < 0.5
+            assert batch.label is not None
             logits = found.network(torch.where(mirror, batch.images.flip(3), batch.images))
             loss = nn.functional.cross_entropy(logits, batch.label)
             optimizer.zero_grad()
@@ -76,5 +77,6 @@ def features(path: str, work: Path, images: int) -> tuple[Features, float]:
     found.network.eval()
     with torch.no_grad():
         batch = source.batch(order[:HELD_OUT])
+        assert batch.label is not None
         right = float((found.network(batch.images).argmax(dim=1) == batch.label).float().mean())
     return found, right
