@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.cli.models import untrained
+from tests.data.makers import encoded, folder, pixels
+from tests.pipelines.upscalers import saved
 
 from mezzotint.weights.io import read_spec
 
@@ -127,6 +129,28 @@ def test_features_of_a_classifier(mezzotint, refused, classifier_run, digits_run
     assert "was made with the features 'classifier'" in refused(
         "evaluate", "digits", "--reference", "ref.safetensors", "--features", "pixels"
     )
+
+
+@pytest.mark.filterwarnings("ignore:8 ")  # images are not more than the pixels
+def test_enlarged_pictures_without_the_page_beside_them(mezzotint, refused, tmp_path):
+    """A folder of mezzotint upscale also holds a picture of before and after."""
+    model = saved(tmp_path / "model", channels=1)
+    folder(
+        tmp_path / "small",
+        {f"{part}/{k}.png": encoded(pixels(4, 4, 1, seed=k)) for part in "ab" for k in (2 * ord(part), 2 * ord(part) + 1)},
+    )
+    assert mezzotint("upscale", "small", "--model", model, "--out", "large", "--steps", 2, "--num", 2).code == 0
+    folder(tmp_path / "real", {f"{k}.png": encoded(pixels(16, 16, 1, seed=k)) for k in range(8)})
+    words = ("evaluate", "large", "--reference", "real", "--features", "pixels", "--metrics", "fid", "--json", "x.json")
+    said = mezzotint(*words)
+    assert said.code == 0 and any(line.startswith("8 samples against real") for line in said.out), said
+    held = json.loads((tmp_path / "x.json").read_text())["protocol"]
+    assert held["sampler"] == "ancestral" and held["steps"] == 2 and held["model"]["sha256"]
+    (tmp_path / "large" / "a" / "194.0.png").unlink()
+    assert "type the same `mezzotint upscale` command again" in refused(*words)
+    manifest = json.loads((tmp_path / "large" / "manifest.json").read_text())
+    (tmp_path / "large" / "manifest.json").write_text(json.dumps({**manifest, "pictures": [{}]}))
+    assert "is damaged" in refused(*words)
 
 
 def test_accuracy_score_of_a_sample_folder(mezzotint, model):

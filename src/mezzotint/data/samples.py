@@ -1,4 +1,4 @@
-"""The folder of ``mezzotint sample`` as images to look at: those of its manifest, with their classes."""
+"""The folder of ``mezzotint sample`` or ``upscale`` as images to look at: those of its manifest, with their classes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ MANIFEST = "manifest.json"
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a sample folder; None where the path is anything else.
 
+    That of ``mezzotint upscale``, which lists pictures, is brought to the form of ``mezzotint sample``: its images, and how they were made.
+
     Raises:
         DataError: The manifest is damaged, or the job that it describes is not complete.
     """
@@ -29,11 +31,21 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} is damaged ({one_line(error)}); sample again into another folder") from error
+    if isinstance(manifest, dict) and isinstance(manifest.get("pictures"), list) and "settings" in manifest:
+        try:
+            files = [str(name) for picture in manifest["pictures"] for name in picture["files"]]
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{file} is damaged (a picture without files); upscale again into another folder") from error
+        manifest = {**manifest, "images": [{"file": name} for name in files], "job": manifest["settings"]}
     if not isinstance(manifest, dict) or not isinstance(manifest.get("images"), list) or "job" not in manifest:
         return None
     if not manifest.get("complete"):
-        raise DataError(f"{folder} is not complete; type the same `mezzotint sample` command again, which goes on with it")
+        raise DataError(f"{folder} is not complete; type the same {_command(manifest)} command again, which goes on with it")
     return manifest
+
+
+def _command(manifest: dict[str, Any]) -> str:
+    return "`mezzotint upscale`" if "pictures" in manifest else "`mezzotint sample`"
 
 
 def open_samples(folder: Path, manifest: dict[str, Any], config: DataConfig) -> Source:
@@ -55,7 +67,7 @@ def open_samples(folder: Path, manifest: dict[str, Any], config: DataConfig) -> 
     names = [str(entry["file"]) for entry in entries]
     for name in names:
         if name not in store.files:
-            raise DataError(f"{folder}/{name} is missing; type the same `mezzotint sample` command again, which makes it again")
+            raise DataError(f"{folder}/{name} is missing; type the same {_command(manifest)} command again, which makes it again")
         if not name.lower().endswith(SUFFIXES):
             raise DataError(f"{folder}/{name} is no image file; add --npz FILE to the `mezzotint sample` command, and give that file")
     labels = [entry.get("label") for entry in entries]
