@@ -59,6 +59,7 @@ def test_all_samples_of_an_enlarged_folder(mezzotint, world):
 
 
 def test_mistakes(refused, world):
+    (world / "hollow").mkdir()
     folder(world / "other", {"x.png": encoded(smooth(0))})
     folder(world / "small", {"a/0.png": encoded(smooth(0, 16))})
     folder(world / "odd", {f"a/{k}.png": encoded(smooth(0, 9)) for k in range(9)})
@@ -70,6 +71,9 @@ def test_mistakes(refused, world):
         (["made", "--reference", "real", "--low-res", "small"], "no low-resolution image 'a/1'"),
         (["made", "--reference", "real", "--low-res", "odd"], "whole number of times larger"),
         (["damaged", "--reference", "real"], "is damaged"),
+        (["made", "--reference", "real", "--low-res", "real"], "outputs must be 2, 3 or another whole number of times larger"),
+        (["hollow", "--reference", "real"], "hollow holds no images"),
+        (["made", "--reference", "real", "--classifier", "--images", "0"], "--images 0; give"),
         (["made", "--reference", "real", "--json", "no/f.json"], "no does not exist"),
     ):
         assert line in refused("fidelity", *words), words

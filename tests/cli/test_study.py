@@ -184,5 +184,6 @@ def test_mistakes(refused, world):
         (["run", made, "--reference", real, "--db", db, "--num", "0"], "give at least 1"),
         (["run", world / "large", "--reference", real, "--db", db], "would give the made one away"),
         (["run", made, "--reference", real, "--db", db, "--host", "256.1.1.1"], "cannot listen"),
+        (["run", made, "--reference", real, "--db", db, "--port", "99999"], "ports are 0 to 65535"),
     ):
         assert line in refused("study", *words), words

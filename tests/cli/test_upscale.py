@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -189,6 +190,43 @@ def test_a_profile_for_other_pixels_is_left_out(mezzotint, enlarger, tmp_path):
         assert made.mode == "L" and "icc_profile" not in made.info
 
 
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_profile_that_nobody_can_read_is_left_out(mezzotint, enlarger, tmp_path, mode):
+    whole = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for name, profile in (("cut", whole[:100]), ("junk", b"junk" * 10)):
+        Image.fromarray(pixels(4, 4, 3)).convert(mode).save(tmp_path / f"{name}.jpg", icc_profile=profile)
+        assert mezzotint("upscale", f"{name}.jpg", "--model", enlarger, "--out", name, *QUICK).code == 0
+        with Image.open(tmp_path / name / f"{name}.png") as made:
+            assert made.mode == "RGB" and "icc_profile" not in made.info
+
+
+def test_memory_that_runs_out_and_disks_that_are_full_are_one_line(mezzotint, enlarger, tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(encoded(pixels(4, 4, 3)))
+    order = ["upscale", "a.png", "--model", enlarger, "--out", "large", *QUICK]
+
+    def memory(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    def disk(path, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    for place, action, words in (("UpscaleFolder.make", memory, "smaller --batch-size or --tile"), ("write_png", disk, "No space left")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"mezzotint.cli.upscale_folder.{place}", action)
+            said = mezzotint(*order)
+        assert said.code == 2 and said.err[-1].startswith("mezzotint: ") and words in said.err[-1]
+    assert not json.loads((tmp_path / "large" / "manifest.json").read_text())["complete"]
+
+
+def test_info_says_how_pictures_were_enlarged(mezzotint, enlarger, tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(pixels(4, 4, 3)))
+    assert mezzotint("upscale", "a.png", "--model", enlarger, "--out", "large", "--num", "2", *QUICK).code == 0
+    said = mezzotint("info", "large")
+    assert said.out[0] == "large: 1 enlarged pictures, 2 samples of each, complete" and "scale 4" in said.out[2]
+    said = mezzotint("info", "large/a.1.png")
+    assert said.out[0].startswith("large/a.1.png: sample 1 of a.png (sha256 ") and "16x16 pixels" in said.out[0]
+
+
 def test_the_page_needs_nothing_else(mezzotint, enlarger, tmp_path):
     folder(tmp_path / "in", {"<b>&.png": encoded(pixels(4, 6, 3)), "c.png": wide_png(pixels(3, 3, 1, dtype=np.uint16))})
     assert mezzotint("upscale", "in", "--model", enlarger, "--out", "large", "--num", "2", *QUICK).code == 0
@@ -217,6 +255,7 @@ def test_settings_that_go_together_with_a_folder(mezzotint, refused, enlarger, t
         (["a.png", "--num", "0"], "at least 1 sample"),
         (["a.png", "--scale", "8"], "give 4, 16, 64"),
         (["a.png", "--tile", "18"], "multiples of 4"),
+        (["a.png", "--tile", "100000"], "more than 256 million pixels; give a smaller tile"),
         (["a.png", "--level", "0.5"], "without noise"),
         (["a.png", "--class", "cat"], "knows no classes"),
     ],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from mezzotint.cli.arguments import parse
-from mezzotint.errors import DataError
+from mezzotint.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,8 @@ def run(command: str, words: list[str]) -> int:
         MezzotintError: A user's mistake.
     """
     given = parse(Arguments, words, prog=f"mezzotint {command}")
+    if given.images < 1:
+        raise ConfigError(f"--images {given.images}; give the network that tells outputs from originals at least 1 cut to learn from")
     if given.json is not None and not given.json.parent.is_dir():
         raise DataError(f"{given.json.parent} does not exist; make it, or give another place for {given.json.name}")
 
@@ -93,9 +95,9 @@ def run(command: str, words: list[str]) -> int:
         if low is not None and small is not None:
             tiny = _read(low, small, like=want)
             scale = made.shape[2] // tiny.shape[2]
-            if tuple(made.shape[2:]) != tuple(scale * side for side in tiny.shape[2:]):
+            if scale < 2 or tuple(made.shape[2:]) != tuple(scale * side for side in tiny.shape[2:]):
                 sizes = f"{made.shape[2]}x{made.shape[3]}, {low.place(small)} {tiny.shape[2]}x{tiny.shape[3]}"
-                raise DataError(f"{outputs.place(output)} is {sizes}; outputs must be a whole number of times larger")
+                raise DataError(f"{outputs.place(output)} is {sizes}; outputs must be 2, 3 or another whole number of times larger")
             row["consistency"] = _number(consistency(made, tiny, scale, down=given.down))
         rows.append(row)
         if given.classifier:
@@ -175,6 +177,8 @@ def pair_images(outputs: Store, reference: Store, low: Store | None) -> list[tup
         DataError: Nothing belongs together, or a low-resolution image is missing.
     """
     made = _by_stem(outputs)
+    if not made:
+        raise DataError(f"{outputs.path} holds no images; give a folder or ZIP file of some")
     if "manifest.json" in outputs.files:
         try:
             entries = json.loads(outputs.read("manifest.json")).get("pictures", ())
@@ -193,7 +197,7 @@ def pair_images(outputs: Store, reference: Store, low: Store | None) -> list[tup
             )
         pairs += [(file, wanted[stem][0], small[stem][0] if low is not None else None) for file in files]
     if not pairs:
-        example = next(iter(made), None)
+        example = next(iter(made))
         raise DataError(f"no image of {outputs.path} has an original of the same name in {reference.path}; one is called '{example}'")
     if len(made) > len({pair[1] for pair in pairs}):
         print(f"{len(made) - len({pair[1] for pair in pairs})} images of {outputs.path} have no original and are left out")

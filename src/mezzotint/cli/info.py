@@ -203,6 +203,9 @@ def _samples(path: Path) -> list[str]:
     manifest = read_json(path / "manifest.json")
     images = manifest.get("images", [])
     state = "complete" if manifest.get("complete") else "not complete; the same command goes on with it"
+    if "pictures" in manifest:
+        num = manifest.get("num")
+        return [f"{path}: {len(manifest['pictures'])} enlarged pictures, {num} samples of each, {state}", *_enlarged(manifest)]
     lines = [f"{path}: {manifest.get('num')} samples (ids {manifest.get('ids')}), {state}", *_settings(manifest)]
     classes = Counter(entry["class"] for entry in images if entry.get("class") is not None)
     return [*lines, f"classes: {_listed([f'{name}={count}' for name, count in classes.items()])}"] if classes else lines
@@ -216,13 +219,24 @@ def _settings(recipe: dict[str, Any]) -> list[str]:
     return [*lines, "made with: " + ", ".join(f"{name} {value}" for name, value in recipe.get("versions", {}).items())]
 
 
-def _png(path: Path) -> list[str]:
-    from mezzotint.cli.pictures import read_png, read_recipe
+def _enlarged(recipe: dict[str, Any]) -> list[str]:
+    """How `mezzotint upscale` made a picture."""
+    model, settings = recipe.get("model", {}), recipe.get("settings", {})
+    lines = [f"model: {model.get('weights')}, sha256 {str(model.get('sha256'))[:16]}"]
+    lines.append(", ".join(f"{name} {value}" for name, value in settings.items() if name != "guidance"))
+    return [*lines, *(f"guidance: {text}" for text in settings.get("guidance", []))]
 
-    recipe = read_recipe(path)
+
+def _png(path: Path) -> list[str]:
+    from mezzotint.cli.pictures import UPSCALED, read_png, read_recipe
+
+    recipe, enlarged = read_recipe(path), read_recipe(path, UPSCALED)
     pixels = read_png(path)
     height, width, channels = pixels.shape
     kind = f"{height}x{width} pixels, {channels} channels, {8 * pixels.itemsize} bits"
+    if recipe is None and enlarged is not None:
+        source = f"sample {enlarged.get('sample')} of {enlarged.get('source')} (sha256 {str(enlarged.get('source_sha256'))[:16]})"
+        return [f"{path}: {source}, enlarged by `mezzotint upscale`, {kind}", *_enlarged(enlarged)]
     if recipe is None:
         return [f"{path}: an image, {kind}; it carries no recipe of mezzotint"]
     label = f", class {recipe['class']} (label {recipe['label']})" if recipe.get("label") is not None else ""

@@ -18,6 +18,8 @@ from mezzotint.errors import DataError
 
 KEY = "mezzotint"
 """Keyword of the PNG text that holds the recipe of an image, as JSON."""
+UPSCALED = "mezzotint-upscale"
+"""The same for pictures of ``mezzotint upscale``."""
 
 
 @contextmanager

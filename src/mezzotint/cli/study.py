@@ -103,8 +103,9 @@ def _serve(given: RunArguments) -> int:
     )
     try:
         running = server(study, given.host, given.port)
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {given.host}:{given.port} ({error.strerror}); give another --host or --port") from error
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+        raise ConfigError(f"cannot listen at {given.host}:{given.port} ({reason}); give another --host or --port") from error
     host, port = running.server_address[:2]
     print(f"{len(study.pairs)} pairs, {min(given.num, len(study.pairs))} questions to each person; answers go to {given.db}")
     print(f"open http://{host}:{port}/ in a browser; Ctrl-C ends the study", flush=True)

@@ -102,12 +102,11 @@ def run(command: str, words: list[str]) -> int:
 
 
 def _run(given: Arguments, ema: float | bool, ranks: Ranks) -> int:
-    import torch
-
     from mezzotint.checkpoint.loading import load, locate
     from mezzotint.cli.upscale_folder import UpscaleFolder, open_pictures
     from mezzotint.pipelines.generate import Model
     from mezzotint.pipelines.upscale import Upscaler
+    from mezzotint.train.faults import is_out_of_memory
 
     store, names = open_pictures(given.pictures, given.out)
     ranks.on_main(lambda: locate(given.model))  # which may fetch it
@@ -148,7 +147,9 @@ def _run(given: Arguments, ema: float | bool, ranks: Ranks) -> int:
     ranks.at("enlarging pictures")
     try:
         late = _make(folder, folder.share(pieces, ranks.index, ranks.count), ranks)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise TrainingError(f"out of memory with {upscaler.batch} tiles in a pass: give a smaller --batch-size or --tile") from error
     ranks.at("waiting for the pictures of the others")
     late = {name: error for part in ranks.collect(late) for name, error in part.items()}

@@ -19,7 +19,7 @@ from typing import Any
 import mezzotint
 from mezzotint.cli.before_after import Pair, sheet, slider_page
 from mezzotint.cli.folder import guidance_hashes, stage_by_stage
-from mezzotint.cli.pictures import read_png, read_recipe, write_png
+from mezzotint.cli.pictures import UPSCALED, read_png, read_recipe, write_png
 from mezzotint.data.images import SUFFIXES, Header, read_header
 from mezzotint.data.photo import read_photo
 from mezzotint.data.store import FolderStore, Store, ZipStore
@@ -27,8 +27,6 @@ from mezzotint.errors import ConfigError, DataError, MezzotintError
 from mezzotint.pipelines.upscale import SAMPLE_BITS, OnWork, Upscaler
 from mezzotint.weights.io import read_json, write_text
 
-KEY = "mezzotint-upscale"
-"""Keyword of the PNG text that holds how a picture was made, as JSON."""
 FORMAT = 1
 ON_PAGE, ON_SHEET = 24, 8
 """Pictures that the page and the sheet show at most."""
@@ -195,7 +193,7 @@ class UpscaleFolder:
     def _has(self, name: str, sample: int) -> bool:
         file = self.file(name, sample)
         try:
-            return file.exists() and read_recipe(file, KEY) == self.recipe(name, sample)
+            return file.exists() and read_recipe(file, UPSCALED) == self.recipe(name, sample)
         except MezzotintError:
             return False
 
@@ -228,7 +226,7 @@ class UpscaleFolder:
                 continue
             file = self.file(name, sample)
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_png(file, pixels, {KEY: json.dumps(self.recipe(name, sample), ensure_ascii=False)}, profile=photo.profile)
+            write_png(file, pixels, {UPSCALED: json.dumps(self.recipe(name, sample), ensure_ascii=False)}, profile=photo.profile)
 
     # --- after -----------------------------------------------------------------------------------------------------------
 

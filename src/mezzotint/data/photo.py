@@ -45,10 +45,19 @@ def read_photo(data: bytes, place: str) -> Photo:
         srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         try:
             converted = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), srgb, outputMode="RGB")
-        except ImageCms.PyCMSError:  # a profile for other pixels, or a damaged one: as if there were none
+        except (ImageCms.PyCMSError, OSError):  # a profile for other pixels, or a damaged one: as if there were none
             return Photo(pixels)
         assert converted is not None
         again = io.BytesIO()
         converted.save(again, "PNG", exif=image.info.get("exif", b""))
         return Photo(decode(again.getvalue(), place), srgb.tobytes())
-    return Photo(pixels, profile if pixels.shape[2] in _SPACES.get(profile[16:20], ()) else b"")
+    return Photo(pixels, profile if pixels.shape[2] in _SPACES.get(profile[16:20], ()) and _whole(profile) else b"")
+
+
+def _whole(profile: bytes) -> bool:
+    """Whether others can read a profile."""
+    try:
+        ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    except (ImageCms.PyCMSError, OSError):
+        return False
+    return True

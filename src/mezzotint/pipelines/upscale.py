@@ -159,6 +159,8 @@ class Upscaler:
             size = own[at].facts.size if tile is None else (tile, tile)
             if batch_size < 1 or min(size) < 1:
                 raise ConfigError(f"tiles of {size[0]}x{size[1]}, {batch_size} in a pass; give at least 1")
+            if size[0] * size[1] > LARGEST:
+                raise ConfigError(f"tiles of {size[0]}x{size[1]} are more than {LARGEST >> 20} million pixels; give a smaller tile")
             shared = min(size) // 4 if overlap is None else overlap
             last = number >= len(own) - 1
             one = Pass(own[at], _low_res(own[at]), jobs[at], size, shared, number - at, last)
