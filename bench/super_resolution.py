@@ -36,7 +36,7 @@ from mezzotint.tasks.distinguish import distinguish
 SCALE, SIDE = 4, 64
 HELD_OUT = 2000
 """Labelled images that the classifier of the features is tested on."""
-NOT_COMPARED = ("data", "features", "work", "out", "seed", "sweep", "sweep_samplers", "sweep_cuts")
+NOT_COMPARED = ("data", "features", "work", "out", "seed", "sweep", "sweep_cuts")
 """Arguments in which the runs of one table may differ."""
 FIGURES = ("psnr", "ssim", "consistency", "frechet", "accuracy")
 
@@ -54,9 +54,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=16, help="width of the two networks, a multiple of 8")
     parser.add_argument("--steps", type=int, default=8, help="sampling steps of SR3")
     parser.add_argument("--sampler", default="unipc", help="sampler of SR3")
-    parser.add_argument("--sweep", type=int, nargs="*", default=(), help="other numbers of steps, measured on some of the cuts")
-    parser.add_argument("--sweep-samplers", nargs="+", default=("unipc", "ancestral,variance=fixed_small"), help="samplers of those")
-    parser.add_argument("--sweep-cuts", type=int, default=500, help="cuts that other numbers of steps are measured on")
+    parser.add_argument("--sweep", nargs="*", default=(), help="other samplers and steps, as in ddim@4, measured on some of the cuts")
+    parser.add_argument("--sweep-cuts", type=int, default=400, help="cuts that those are measured on")
     parser.add_argument("--cuts", type=int, default=5_000, help="64x64 cuts of the part test")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("super_resolution.json"), help="where the figures go")
     return parser.parse_args()
@@ -215,10 +214,9 @@ def main() -> None:
     if args.sweep:
         some = torch.linspace(0, len(low) - 1, args.sweep_cuts).long()
         add(f"regression, {len(some)} cuts", regressed[some], some)
-        for sampler in args.sweep_samplers:
-            for steps in args.sweep:
-                made = upscaled(sr3, low[some], args, steps=steps, sampler=sampler)
-                add(f"SR3, {sampler}, {steps} steps, {len(some)} cuts", made, some)
+        for sampler, _, steps in (text.partition("@") for text in args.sweep):
+            made = upscaled(sr3, low[some], args, steps=int(steps), sampler=sampler)
+            add(f"SR3, {sampler}, {steps} steps, {len(some)} cuts", made, some)
     setting = {name: value for name, value in vars(args).items() if name not in NOT_COMPARED}
     held = json.loads(args.out.read_text()) if args.out.exists() else {}
     if held.get("setting") != setting:
