@@ -65,7 +65,13 @@ def test_a_file_is_opened_with_what_it_does_not_tell(tmp_path: Path) -> None:
     x, low = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
     level = torch.tensor([0.3, 0.9])
     torch.testing.assert_close(model.stage.denoiser.network(x, level, {"low_res": low}), net(x, level, {"low_res": low}))
+    told: list[torch.Tensor] = []
+    model.stage.denoiser.network.register_forward_pre_hook(lambda module, given: told.append(given[1].double()))
     assert model.sample(low_res=torch.zeros(1, 3, 4, 4), steps=2).shape == (1, 3, 16, 16)
+    visited = model.plan(model.job(num=1, low_res=torch.zeros(1, 3, 4, 4), steps=2)).grid[:-1, 0]
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-6, 1e-2, 2000, dtype=torch.float64), 0)
+    wanted = alpha_bar[(visited * 2000).round().long() - 1].sqrt()  # the root of gamma, of the very step
+    torch.testing.assert_close(torch.cat(told), wanted, rtol=1e-6, atol=0)
     del state["denoise_fn.mid.1.res_block.block1.block.0.weight"]
     torch.save(state, file)
     with pytest.raises(CheckpointError, match="nearly a 'sr3' of sr3"):
