@@ -46,6 +46,8 @@ def test_mistakes(mezzotint, refused, stages) -> None:
     assert "did you mean 'steps'" in refused("cascade", *stages, "--out", "c", "--stage", "1.step=3")
     assert "single stage" in refused("sample", stages[0], "--out", "s", "--stage", "1.steps=2")
     assert "`mezzotint cascade`" in refused("sample", stages[1], "--out", "s")
+    assert mezzotint("cascade", *stages, "--out", "whole").code == 0
+    assert "not tuned as a whole" in refused("tune", "whole", "--data", "digits")
     assert "not a cascade" in refused("tune", stages[0], "--data", "digits", "--what", "levels")
 
 

@@ -15,9 +15,10 @@ from mezzotint.data import open_source
 from mezzotint.data.worlds import gaussian
 from mezzotint.denoise import FunctionDenoiser
 from mezzotint.errors import CheckpointError, ConfigError, DataError
+from mezzotint.metrics.features import Pixels
 from mezzotint.pipelines.tuned import Setting, Tuned, read_tuned, write_tuned
 from mezzotint.schedules import build_schedule
-from mezzotint.tasks.tune import candidates, tune_solver
+from mezzotint.tasks.tune import candidates, features_of, tune_solver
 
 SOLVERS = ("ddim", "dpm_solver,order=2", "heun")
 
@@ -74,6 +75,14 @@ def test_a_measured_distance_is_that_of_the_images(model, source) -> None:
     images = model.sample(num=100, sampler=best.sampler, steps=best.steps, grid=best.grid, seed=5).clamp(-1, 1)
     data = Moments().add(pixels(source.batch(range(400)).images))
     assert frechet_distance(Moments().add(pixels(images)), data) == pytest.approx(best.distance, rel=1e-4)
+
+
+def test_large_images_are_compared_by_cuts() -> None:
+    images = torch.arange(2 * 3 * 40 * 48, dtype=torch.float32).reshape(2, 3, 40, 48)
+    found = features_of(Pixels(), images)
+    assert found.shape == (2 * 2 * 3, 3 * 16 * 16)
+    assert torch.equal(found[7], images[1, :, :16, 16:32].flatten())
+    assert features_of(Pixels(), images[..., :32, :32]).shape == (2, 3 * 32 * 32)
 
 
 def test_candidates_keep_to_their_budget() -> None:

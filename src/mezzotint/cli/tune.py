@@ -51,7 +51,7 @@ class Arguments:
     guidance: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Also try this guidance, as in cfg,scale=1.5. May be repeated."""
     features: Path | None = None
-    """Classifier whose features are compared; without it the pixels, which is fit for tiny images only."""
+    """Classifier whose features are compared; without it the pixels, of larger images those of 16x16 cuts."""
     seed: int = 0
     """Seed of the samples."""
     batch_size: int = 64
@@ -80,6 +80,7 @@ def run(command: str, words: list[str]) -> int:
     from mezzotint.checkpoint import load
     from mezzotint.cli.pictures import write_png
     from mezzotint.data import open_source
+    from mezzotint.pipelines.cascade import Cascade
     from mezzotint.pipelines.generate import ClassifierModel, Model
     from mezzotint.pipelines.tuned import write_tuned
     from mezzotint.sample.grid import noise_schedules
@@ -88,6 +89,8 @@ def run(command: str, words: list[str]) -> int:
     model = load(given.model, ema=parse_ema(given.ema))
     if not isinstance(model, Model) or model.path is None:
         raise ConfigError(f"{given.model} is a classifier, which is not sampled; give a model of `mezzotint train`")
+    if isinstance(model, Cascade) and given.what != "levels":
+        raise ConfigError(f"{given.model} is a cascade, which is not tuned as a whole; tune its stages one by one, or --what levels")
     features = None if given.features is None else load(given.features)
     if features is not None and not isinstance(features, ClassifierModel):
         raise ConfigError(f"--features {given.features} is a generator; give a model of `mezzotint train-classifier`")

@@ -44,6 +44,8 @@ KEEP = 3
 ROUNDS = 3
 LEAST = 64
 """Fewest images of a round."""
+CUT = 16
+"""Side of the cuts that stand for images of more pixels than features are compared."""
 MOST_FEATURES = 4096
 """Most features whose covariances are compared."""
 
@@ -92,7 +94,7 @@ def tune_solver(
         grids: Spacings of the times, or those for a number of steps.
         guidance: Guidances, each the tuple that ``Model.job`` takes. One pass that is doubled for classifier-free guidance is one call,
             and the passes of a classifier are not counted.
-        features: A classifier whose features are compared; None: the pixels.
+        features: A classifier whose features are compared; None: the pixels, of large images those of 16x16 cuts.
         seed: Seed of the samples.
         batch_size: Images in a pass.
         on_images: Called after each batch with its number of images and a word on what is tried.
@@ -103,7 +105,7 @@ def tune_solver(
     Raises:
         ConfigError: Budgets or numbers that cannot be, or none of the candidates fits a budget.
         DataError: Too few images, or images of another kind.
-        CapabilityError: Too many pixels to compare.
+        CapabilityError: Too many features to compare.
 
     Source: Karnin et al. 2013 (successive halving); Heusel et al. 2017 (the distance).
     """
@@ -142,7 +144,8 @@ def tune_solver(
         tried[budget] = tuple(c.setting for c in ranked if math.isfinite(c.distance))
         if not tried[budget]:
             raise ConfigError(f"no sampler gave finite images with {budget} network calls; is the model trained?")
-    name = "pixels" if features is None else f"classifier {features.hash}"
+    large = own.channels * own.size[0] * own.size[1] > MOST_FEATURES
+    name = f"pixels of {CUT}x{CUT} cuts" if features is None and large else "pixels" if features is None else f"classifier {features.hash}"
     about = {"data": source.fingerprint, "features": name, "seed": seed, "images": num, "reference_images": len(source)}
     return Tuned(best, tried, model.hash, about)
 
@@ -211,12 +214,15 @@ def classifier_features(model: ClassifierModel) -> ClassifierFeatures:
 
 
 def features_of(compared: Extractor, images: Tensor) -> Tensor:
-    """The features that are compared, ``[n, d]``.
+    """The features that are compared, ``[n, d]``; of images too large to compare pixel by pixel, those of small cuts of them.
 
     Raises:
-        CapabilityError: Pixels, and too many of them.
+        CapabilityError: Too many features of another kind.
     """
+    if compared.name == "pixels" and images[0].numel() > MOST_FEATURES:
+        cuts = images.unfold(2, CUT, CUT).unfold(3, CUT, CUT)  # [n, c, rows, columns, CUT, CUT]
+        images = cuts.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     found = compared(images)["pool"]
     if found.shape[1] > MOST_FEATURES:
-        raise CapabilityError(f"{found.shape[1]} pixels are too many to compare; give a classifier by --features MODEL")
+        raise CapabilityError(f"{found.shape[1]} features are too many to compare; give another classifier by --features MODEL")
     return found
