@@ -2,7 +2,7 @@
 
 Trains a first stage, and each later stage twice on the same number of images: with Gaussian noise on its low-resolution images, and
 without. The first stage is sampled in too few steps, which makes it weak. Levels are tuned on samples of one seed against training
-images; the figures are those of another seed against test images. Each run adds a seed to the results.
+images; the figures are those of another seed against test images. Each run adds to the results.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ TENTH = 10
 """Levels are tuned by every tenth training image."""
 FEATURE_SIDE = 32
 ENLARGED, TUNED = "first stage, enlarged", "with, tuned level"
+TRUE = "reduced test images"
 
 
 def arguments() -> argparse.Namespace:
@@ -54,7 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=40_000, help="training images of each later stage")
     parser.add_argument("--feature-images", type=int, default=60_000, help="training images of the classifier whose features are compared")
     parser.add_argument("--width", type=int, default=24, help="width of the networks of the later stages")
-    parser.add_argument("--base", nargs="+", default=("ancestral:6", "ddim:8", "ancestral:25"), help="sampler:steps of the first stage")
+    parser.add_argument("--base", nargs="*", default=("ancestral:6", "ancestral:16"), help="sampler:steps of the first stage")
     parser.add_argument("--sampler", default="ddim", help="sampler of the later stages")
     parser.add_argument("--steps", type=int, default=8, help="sampling steps of the later stages")
     parser.add_argument("--levels", type=float, nargs="+", default=(0, 0.05, 0.1, 0.2, 0.4, 0.6), help="levels that are tried")
@@ -210,25 +211,30 @@ def main() -> None:
     images = torch.cat([test.batch(range(k, min(k + 500, len(test)))).images for k in range(0, len(test), 500)])
     real = compared.moments(images)
     halves = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))].chunk(2)
-    run: dict[str, Any] = {"floor": distance(*(compared.moments(half) for half in halves)), "features_accuracy": right}
+    facts = {"floor": distance(*(compared.moments(half) for half in halves)), "features_accuracy": right}
     stages = {kind: Cascade([base, *parts]) for kind, parts in later.items()}
     tuned_by = subset(data[last], range(0, len(data[last]), TENTH))
-    run["base"] = {}
     for way in args.base:
-        run["base"][way], made = compare(args, stages, way, tuned_by, compared, real)
-        print(json.dumps({way: run["base"][way]}, indent=2), flush=True)
-        if args.cas_images and way == args.base[0]:
-            run["accuracy"] = accuracies({name: made[name] for name in (TUNED, ENLARGED)}, data[last], test, args)
-    run["true low-res, without augmentation"] = true_low_res(later["plain"][-1], args, test, compared, real, (0.0,))
-    run["true low-res, with"] = true_low_res(later["noisy"][-1], args, test, compared, real, args.levels)
-    setting = {name: value for name, value in vars(args).items() if name not in ("data", "test", "work", "out", "seed")}
-    setting = json.loads(json.dumps(setting))
+        figures, made = compare(args, stages, way, tuned_by, compared, real)
+        if args.cas_images:
+            figures["accuracy"] = accuracies({name: made[name] for name in (TUNED, ENLARGED)}, data[last], test, args)
+        keep(args, facts, way, figures)
+    true = {"without augmentation": true_low_res(later["plain"][-1], args, test, compared, real, (0.0,))["0"]}
+    at = true_low_res(later["noisy"][-1], args, test, compared, real, args.levels)
+    show(keep(args, facts, TRUE, true | {f"with, level {level}": value for level, value in at.items()}))
+
+
+def keep(args: argparse.Namespace, facts: dict[str, float], way: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Adds figures to those that the file holds of the same setting."""
+    other = ("data", "test", "work", "out", "seed", "base")
+    setting = json.loads(json.dumps({name: value for name, value in vars(args).items() if name not in other}))
     held = json.loads(args.out.read_text()) if args.out.exists() else {}
     if held.get("setting") != setting:
-        held = {"setting": setting, "seeds": {}}
-    held["seeds"][str(args.seed)] = run
+        held = {"setting": setting, **facts, "first stage": {}}
+    held["first stage"].setdefault(way, {})[str(args.seed)] = figures
     args.out.write_text(json.dumps(held, indent=2) + "\n")
-    show(held)
+    print(json.dumps({way: figures}, indent=2), flush=True)
+    return held
 
 
 def cell(values: Sequence[float]) -> str:
@@ -237,18 +243,17 @@ def cell(values: Sequence[float]) -> str:
 
 
 def show(held: Mapping[str, Any]) -> None:
-    """The distances as tables: mean over seeds, and their standard deviation where there are several."""
-    runs = list(held["seeds"].values())
-    ways = held["setting"]["base"]
-    print(f"\n{held['setting']['num']} images a system, {len(runs)} seed(s); Frechet distance\n")
-    print(f"| first stage | {' | '.join(ways)} |\n|---|{'---|' * len(ways)}")
-    for name, figure in runs[0]["base"][ways[0]].items():
-        if isinstance(figure, float):
-            print(f"| {name} | {' | '.join(cell([run['base'][way][name] for run in runs]) for way in ways)} |")
-    if "accuracy" in runs[0]:
-        print("\nCAS: " + ", ".join(f"{name}: {cell([run['accuracy'][name] for run in runs])}" for name in runs[0]["accuracy"]))
-    for name in ("true low-res, without augmentation", "true low-res, with"):
-        print(f"\n{name}: " + ", ".join(f"{level}: {cell([run[name][level] for run in runs])}" for level in runs[0][name]))
+    """The distances by first stage: mean over seeds, and their standard deviation where there are several."""
+    print(f"\n{held['setting']['num']} images a system; two halves of the real ones: {held['floor']:.3f}")
+    for way, seeds in held["first stage"].items():
+        print(f"\n| {way}, {len(seeds)} seed(s) | Frechet distance |\n|---|---|")
+        runs = list(seeds.values())
+        for name, figure in runs[0].items():
+            if isinstance(figure, float):
+                print(f"| {name} | {cell([run[name] for run in runs])} |")
+        for form in ("tuning", "tuning, truncated", "accuracy"):
+            for name in runs[0].get(form, ()):
+                print(f"| {form}: {name} | {cell([run[form][name] for run in runs])} |")
 
 
 if __name__ == "__main__":
