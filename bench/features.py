@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mezzotint.configs import DataConfig
 from mezzotint.data import open_source
-from mezzotint.metrics.frechet import Moments
 
 HELD_OUT = 2000
 """Labelled images that the classifier is tested on."""
@@ -34,13 +33,6 @@ class Features:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         return self.trunk(images)
-
-    def moments(self, images: Tensor) -> Moments:
-        """Mean and covariance of the features of images ``[n, 3, h, w]``."""
-        moments = Moments()
-        for part in images.split(256):
-            moments.add(self(part))
-        return moments
 
 
 def features(path: str, work: Path, images: int) -> tuple[Features, float]:
