@@ -12,7 +12,7 @@ from mezzotint.configs import DataConfig
 from mezzotint.data import open_source
 
 HELD_OUT = 2000
-"""Labelled images that the classifier is tested on."""
+"""Labelled images that the classifier is tested on; of few, a quarter."""
 
 
 class Features:
@@ -46,6 +46,7 @@ def features(path: str, work: Path, images: int) -> tuple[Features, float]:
     source = open_source(DataConfig(path=path))
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(source), generator=generator).tolist()
+    held_out = min(HELD_OUT, len(order) // 4)
     file = work / f"classifier-{images}.pt"
     torch.manual_seed(0)
     found = Features(len(source.facts.classes))
@@ -54,7 +55,7 @@ def features(path: str, work: Path, images: int) -> tuple[Features, float]:
         steps = images // 64
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(steps):
-            rows = torch.randint(HELD_OUT, len(order), (64,), generator=generator)
+            rows = torch.randint(held_out, len(order), (64,), generator=generator)
             batch = source.batch([order[int(k)] for k in rows])
             mirror = torch.rand(64, generator=generator)[:, None, None, None] < 0.5
             assert batch.label is not None
@@ -68,7 +69,7 @@ def features(path: str, work: Path, images: int) -> tuple[Features, float]:
     found.network.load_state_dict(torch.load(file, weights_only=True))
     found.network.eval()
     with torch.no_grad():
-        batch = source.batch(order[:HELD_OUT])
+        batch = source.batch(order[:held_out])
         assert batch.label is not None
         right = float((found.network(batch.images).argmax(dim=1) == batch.label).float().mean())
     return found, right

@@ -13,14 +13,14 @@ import statistics
 import time
 import warnings
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from features import Features, features
 from mezzotint.checkpoint import load
 from mezzotint.configs import DataConfig, Recipe
 from mezzotint.data import open_source
@@ -34,8 +34,6 @@ from mezzotint.tasks.demo import train
 from mezzotint.tasks.distinguish import distinguish
 
 SCALE, SIDE = 4, 64
-HELD_OUT = 2000
-"""Labelled images that the classifier of the features is tested on."""
 NOT_COMPARED = ("data", "features", "work", "out", "seed", "sweep", "sweep_cuts")
 """Arguments in which the runs of one table may differ."""
 FIGURES = ("psnr", "ssim", "consistency", "frechet", "accuracy")
@@ -98,53 +96,6 @@ def model(name: str, args: argparse.Namespace, source: Source) -> Any:
     return load(folder, device="cpu")
 
 
-class Features:
-    """The means over the last layer of a plain convolutional classifier."""
-
-    def __init__(self, classes: int):
-        widths = (3, 32, 64, 96, 128)
-        layers: list[nn.Module] = []
-        for k, (a, b) in enumerate(pairwise(widths)):
-            layers += [nn.Conv2d(a, b, 3, stride=1 if k == 0 else 2, padding=1), nn.GroupNorm(b // 16, b), nn.ReLU()]
-        self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.network = nn.Sequential(self.trunk, nn.Linear(widths[-1], classes))
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.trunk(images)
-
-
-def features(args: argparse.Namespace) -> tuple[Features, float]:
-    """The features, and the share of images that it was not trained on which the classifier reads right."""
-    source = open_source(DataConfig(path=args.features))
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(source), generator=generator).tolist()
-    file = args.work / f"classifier-{args.feature_images}.pt"
-    torch.manual_seed(0)
-    found = Features(len(source.facts.classes))
-    if not file.exists():
-        optimizer = torch.optim.AdamW(found.network.parameters(), lr=3e-3, weight_decay=0.05)
-        steps = args.feature_images // 64
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-        for _ in range(steps):
-            rows = torch.randint(HELD_OUT, len(order), (64,), generator=generator)
-            batch = source.batch([order[int(k)] for k in rows])
-            mirror = torch.rand(64, generator=generator)[:, None, None, None] < 0.5
-            logits = found.network(torch.where(mirror, batch.images.flip(3), batch.images))
-            loss = nn.functional.cross_entropy(logits, batch.label)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        torch.save(found.network.state_dict(), file)
-    found.network.load_state_dict(torch.load(file, weights_only=True))
-    found.network.eval()
-    with torch.no_grad():
-        batch = source.batch(order[:HELD_OUT])
-        right = float((found.network(batch.images).argmax(dim=1) == batch.label).float().mean())
-    return found, right
-
-
 def rounded(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
@@ -187,8 +138,8 @@ def main() -> None:
     if not npz.exists():
         pixels, _ = cuts_of(open_source(DataConfig(path=args.data, split="train", labels=False)), args.crop, 300 * 64)
         np.savez(npz, arr_0=pixels)
-    extractor, right = features(args)
-    print(f"the network of the features reads {right:.1%} of {HELD_OUT} images right", flush=True)
+    extractor, right = features(args.features, args.work, args.feature_images)
+    print(f"the network of the features reads {right:.1%} of its test images right", flush=True)
     pixels, owner = cuts_of(open_source(DataConfig(path=args.data, split="test", labels=False)), SIDE, args.cuts)
     real = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
     low = rounded(reduce(real, SCALE))
