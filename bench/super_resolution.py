@@ -150,7 +150,7 @@ def main() -> None:
         """Measures images of all cuts, or of those numbered, which are too few to tell apart."""
         of = (real, low, owner) if rows is None else (real[rows], low[rows], owner[rows.numpy()])
         systems[name] = measured(made, *of, extractor, args, tell=rows is None)
-        print(f"  {name:<44}" + "  ".join(f"{figure} {value:.4g}" for figure, value in systems[name].items()), flush=True)
+        print(f"  {name:<58}" + "  ".join(f"{figure} {value:.4g}" for figure, value in systems[name].items()), flush=True)
 
     halves = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(0))].chunk(2)
     floor = frechet_distance(*(_moments(extractor, half) for half in halves))
